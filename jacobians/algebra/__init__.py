@@ -1,0 +1,1 @@
+"""Integer index relations and their coefficients: the algebra that derivatives are carried in."""

@@ -1,0 +1,1 @@
+"""From a program to its Jacobian blocks: one walk over the equations, one rule per operation."""

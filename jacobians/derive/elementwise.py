@@ -1,0 +1,188 @@
+"""Elementwise operations: one family, and a table of how their derivatives are printed.
+
+The Jacobian of every elementwise operation is diagonal; what differs is the coefficient. The table
+gives it as `scale · factor · factor …`, a factor being an operand (`x0`, `x1`), the result (`y`) or
+a named function of these. An operation without an entry has its derivative computed by `jax.jvp`
+and printed as `∂op(x)`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import jax.scipy.special as special
+import numpy as np
+
+from jacobians.algebra import coefficient as coefficients
+from jacobians.algebra.affine import ZERO
+from jacobians.algebra.coefficient import Coefficient
+from jacobians.derive.operation import Index, Operation, number_coefficient, product_of
+from jacobians.derive.tape import Function
+
+# operations whose result does not change, or jumps, when a float operand moves a little
+NO_DERIVATIVE = frozenset(
+    """sign floor ceil round is_finite eq ne lt le gt ge eq_to le_to lt_to and or not xor
+    shift_left shift_right_arithmetic shift_right_logical population_count clz argmax argmin iota
+    stop_gradient bitcast_convert_type threefry2x32 rng_bit_generator rng_uniform random_bits
+    random_seed random_wrap random_unwrap random_fold_in random_split random_clone create_token
+    after_all axis_index empty empty2 reduce_and reduce_or reduce_xor full lu_pivots_to_permutation
+    debug_callback debug_print partition_id""".split()
+)
+
+SAME = frozenset(
+    """copy copy_p name reduce_precision device_put sharding_constraint optimization_barrier pvary
+    reshard layout_constraint""".split()
+)
+
+ELEMENTWISE = frozenset(
+    """add add_any sub neg mul div rem max min pow integer_pow exp exp2 log log2 log1p expm1 sin cos
+    tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh sqrt rsqrt cbrt square logistic abs erf
+    erfc erf_inv lgamma digamma polygamma igamma igammac igamma_grad_a random_gamma_grad zeta
+    bessel_i0e bessel_i1e regularized_incomplete_beta nextafter clamp convert_element_type real imag
+    conj complex one_minus_square polynomial""".split()
+)
+
+
+def _half(a: Any, b: Any) -> Any:
+    """1 where a is greater, 0 where b is, one half at a tie: JAX's rule for maximum."""
+    return jnp.where(a > b, 1.0, jnp.where(a == b, 0.5, 0.0))
+
+
+def _f(name: str, text: str, compute: Callable[..., Any]) -> Function:
+    return Function(name, text, compute)
+
+
+RECIPROCAL = _f("reciprocal", "1/{0}", lambda x: 1.0 / x)
+GREATER = _f("greater", "1[{0} > {1}]", _half)
+LESS = _f("less", "1[{0} < {1}]", lambda a, b: _half(b, a))
+
+# op: for each operand (scale, factors); a factor is a selector or (function, *selectors)
+_TABLE: dict[str, tuple[tuple[float, tuple[Any, ...]], ...]] = {
+    "add": ((1.0, ()), (1.0, ())),
+    "add_any": ((1.0, ()), (1.0, ())),
+    "sub": ((1.0, ()), (-1.0, ())),
+    "neg": ((-1.0, ()),),
+    "mul": ((1.0, ("x1",)), (1.0, ("x0",))),
+    "div": ((1.0, ((RECIPROCAL, "x1"),)), (-1.0, ("y", (RECIPROCAL, "x1")))),
+    "max": ((1.0, ((GREATER, "x0", "x1"),)), (1.0, ((GREATER, "x1", "x0"),))),
+    "min": ((1.0, ((LESS, "x0", "x1"),)), (1.0, ((LESS, "x1", "x0"),))),
+    "exp": ((1.0, ("y",)),),
+    "exp2": ((float(np.log(2.0)), ("y",)),),
+    "log": ((1.0, ((RECIPROCAL, "x0"),)),),
+    "log2": ((float(1 / np.log(2.0)), ((RECIPROCAL, "x0"),)),),
+    "log1p": ((1.0, ((_f("log1p'", "1/(1 + {0})", lambda x: 1.0 / (1.0 + x)), "x0"),)),),
+    "expm1": ((1.0, ((_f("exp", "exp({0})", jnp.exp), "x0"),)),),
+    "sin": ((1.0, ((_f("cos", "cos({0})", jnp.cos), "x0"),)),),
+    "cos": ((-1.0, ((_f("sin", "sin({0})", jnp.sin), "x0"),)),),
+    "tan": ((1.0, ((_f("tan'", "(1 + {0}²)", lambda y: 1.0 + y * y), "y"),)),),
+    "sinh": ((1.0, ((_f("cosh", "cosh({0})", jnp.cosh), "x0"),)),),
+    "cosh": ((1.0, ((_f("sinh", "sinh({0})", jnp.sinh), "x0"),)),),
+    "tanh": ((1.0, ((_f("tanh'", "(1 − {0}²)", lambda y: (1.0 - y) * (1.0 + y)), "y"),)),),
+    "asin": ((1.0, ((_f("asin'", "1/√(1 − {0}²)", lambda x: 1 / jnp.sqrt((1 - x) * (1 + x))), "x0"),)),),
+    "acos": ((-1.0, ((_f("asin'", "1/√(1 − {0}²)", lambda x: 1 / jnp.sqrt((1 - x) * (1 + x))), "x0"),)),),
+    "atan": ((1.0, ((_f("atan'", "1/(1 + {0}²)", lambda x: 1.0 / (1.0 + x * x)), "x0"),)),),
+    "asinh": ((1.0, ((_f("asinh'", "1/√({0}² + 1)", lambda x: 1 / jnp.sqrt(x * x + 1)), "x0"),)),),
+    "acosh": ((1.0, ((_f("acosh'", "1/√({0}² − 1)", lambda x: 1 / jnp.sqrt((x - 1) * (x + 1))), "x0"),)),),
+    "atanh": ((1.0, ((_f("atanh'", "1/(1 − {0}²)", lambda x: 1 / ((1 - x) * (1 + x))), "x0"),)),),
+    "sqrt": ((0.5, ((RECIPROCAL, "y"),)),),
+    "rsqrt": ((-0.5, ("y", (RECIPROCAL, "x0"))),),
+    "cbrt": ((1.0 / 3.0, ("y", (RECIPROCAL, "x0"))),),
+    "square": ((2.0, ("x0",)),),
+    "logistic": ((1.0, ("y", (_f("1-", "(1 − {0})", lambda y: 1.0 - y), "y"))),),
+    "abs": ((1.0, ((_f("sign", "sign({0})", jnp.sign), "x0"),)),),
+    "erf": ((float(2 / np.sqrt(np.pi)), ((_f("gauss", "exp(−{0}²)", lambda x: jnp.exp(-x * x)), "x0"),)),),
+    "erfc": ((float(-2 / np.sqrt(np.pi)), ((_f("gauss", "exp(−{0}²)", lambda x: jnp.exp(-x * x)), "x0"),)),),
+    "erf_inv": ((float(np.sqrt(np.pi) / 2), ((_f("gauss+", "exp({0}²)", lambda y: jnp.exp(y * y)), "y"),)),),
+    "lgamma": ((1.0, ((_f("digamma", "digamma({0})", special.digamma), "x0"),)),),
+    "pow": (
+        (1.0, ("x1", (_f("pow-", "{0}^({1} − 1)", lambda x, p: jnp.where(p == 0, 1.0, x) ** (p - 1)), "x0", "x1"))),
+        (1.0, ("y", (_f("log", "log({0})", lambda x: jnp.log(jnp.where(x == 0, 1.0, x))), "x0"))),
+    ),
+    "atan2": (
+        (1.0, ((_f("atan2x", "{1}/({0}² + {1}²)", lambda a, b: b / (a * a + b * b)), "x0", "x1"),)),
+        (-1.0, ((_f("atan2y", "{0}/({0}² + {1}²)", lambda a, b: a / (a * a + b * b)), "x0", "x1"),)),
+    ),
+    "rem": ((1.0, ()), (-1.0, ((_f("trunc", "trunc({0}/{1})", lambda a, b: jnp.trunc(a / b)), "x0", "x1"),))),
+    "clamp": (
+        (1.0, ((_f("low", "1[{0} > {1}]", lambda lo, x: 1.0 * (lo > x)), "x0", "x1"),)),
+        (1.0, ((_f("inside", "1[{0} < {1} < {2}]", lambda lo, x, hi: 1.0 * ((x > lo) & (x < hi))), "x0", "x1", "x2"),)),
+        (1.0, ((_f("high", "1[{1} < {0}]", lambda x, hi: 1.0 * (hi < x)), "x1", "x2"),)),
+    ),
+}  # fmt: skip
+
+
+def derivative(operation: Operation, operand: int, index: Index) -> Coefficient:
+    """The coefficient of an elementwise operation's derivative.
+
+    Args:
+        operation: the operation.
+        operand: the operand to differentiate with respect to.
+        index: where, an index into the result.
+
+    Returns:
+        The coefficient at `index`.
+    """
+    if operation.op in SAME:
+        return coefficients.ONE
+    values = operation.tape.values
+    dtypes = [values[k].dtype for k in (*operation.node.inputs, *operation.node.outputs)]
+    if any(jnp.issubdtype(t, jnp.complexfloating) for t in dtypes):
+        linear = operation.op in ("add", "add_any", "sub", "neg")
+        return _constant_part(operation, operand) if linear else operation.opaque()
+    if operation.op == "convert_element_type":
+        return coefficients.ONE
+    if operation.op == "integer_pow":
+        return _integer_power(operation, index)
+    entry = _TABLE.get(operation.op)
+    if entry is None:
+        return operation.derivative(operand, 0, index, by_output=True)
+    scale, factors = entry[operand]
+    return product_of(number_coefficient(scale), *(_factor(operation, f, index) for f in factors))
+
+
+def _constant_part(operation: Operation, operand: int) -> Coefficient:
+    return number_coefficient(_TABLE[operation.op][operand][0])
+
+
+def _factor(operation: Operation, factor: Any, index: Index) -> Coefficient:
+    if isinstance(factor, str):
+        number = _number(operation, factor)
+        return operation.value(number, restrict_index(index, operation.tape.values[number].shape))
+    function, *selectors = factor
+    return operation.function(function, [_number(operation, s) for s in selectors], index)
+
+
+def _number(operation: Operation, selector: str) -> int:
+    if selector == "y":
+        return operation.node.outputs[0]
+    return operation.node.inputs[int(selector[1:])]
+
+
+def _integer_power(operation: Operation, index: Index) -> Coefficient:
+    n = int(operation.params["y"])
+    if n == 0:
+        return number_coefficient(0.0)
+    base = operation.node.inputs[0]
+    if n == 1:
+        return coefficients.ONE
+    if n == 2:
+        return operation.value(base, index, 2.0)
+    power = Function(f"power{n - 1}", f"{{0}}{superscript(n - 1)}", lambda x: x ** (n - 1))
+    return operation.function(power, [base], index, float(n))
+
+
+def restrict_index(index: Index, shape: tuple[int, ...]) -> Index:
+    """The index into an operand that broadcasts: 0 on its axes of size one, nothing for scalars."""
+    if not shape:
+        return ()
+    return tuple(ZERO if n == 1 else e for e, n in zip(index, shape, strict=True))
+
+
+def superscript(n: int) -> str:
+    """A number in superscript digits: ⁻¹, ², ³."""
+    return str(n).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
+
+
+def table_operations() -> Iterator[str]:
+    """The names of the operations whose derivative has a printed form."""
+    yield from sorted({*_TABLE, "integer_pow"})

@@ -1,0 +1,378 @@
+"""Operations that choose entries by index or predicate: gather, scatter, slices, select, sort.
+
+Where the index is known the choice is written down exactly; where it is not, the term says what is
+true for every index: a `dynamic_slice` reads `start + k` for some one start, so its term is a band,
+and a gather reads anywhere along the axes that it indexes.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jacobians.algebra import affine
+from jacobians.algebra import coefficient as coefficients
+from jacobians.algebra.affine import ZERO, Affine
+from jacobians.algebra.block import identity
+from jacobians.algebra.coefficient import Coefficient
+from jacobians.algebra.term import Term
+from jacobians.derive.elementwise import restrict_index
+from jacobians.derive.masks import Conditions, conditions, lookup, restrict
+from jacobians.derive.operation import Box, Local, Operation, Rule
+from jacobians.derive.tape import Function
+
+
+def _merge(a: Conditions, b: Conditions) -> Conditions:
+    return Conditions(
+        a.zeros + b.zeros, a.bounds + b.bounds, a.guards + b.guards, {**a.sizes, **b.sizes}
+    )
+
+
+def _starts(
+    operation: Operation,
+    box: Box,
+    batch: tuple[Affine, ...],
+    rooms: dict[int, int],
+    positions: dict[int, int],
+) -> tuple[dict[int, Affine], Conditions | None, bool]:
+    """Where the windows of a gather or scatter start, per operand axis.
+
+    Args:
+        operation: its operand 1 holds the start indices, index vectors along the last axis.
+        box: maker of variables.
+        batch: index into all but the last axis of the indices.
+        rooms: for every indexed operand axis, the last start that keeps the window inside.
+        positions: for every indexed operand axis, its place in the index vector.
+
+    Returns:
+        An expression per indexed axis; the conditions under which the window is used (None:
+        never); whether all is known.
+    """
+    indices = operation.known(1)
+    clip = "CLIP" in str(operation.params["mode"]).upper()
+    starts: dict[int, Affine] = {}
+    if indices is None:
+        for d, room in rooms.items():
+            starts[d] = box.axis(room + 1)
+        # a window that has only one place to be is known even when the index is not
+        return starts, Conditions(), all(room == 0 for room in rooms.values()) and clip
+    total = Conditions()
+    valid = np.ones(indices.shape[:-1], dtype=bool)
+    promised = "PROMISE" in str(operation.params["mode"]).upper()
+    for d, room in rooms.items():
+        table = indices[..., positions[d]].astype(np.int64)
+        if not (clip or promised):
+            valid &= (table >= 0) & (table <= room)
+        table = np.clip(table, 0, room)
+        starts[d], extra = lookup(table, batch)
+        total = _merge(total, extra)
+    allowed = conditions(valid, batch)
+    return starts, None if allowed is None else _merge(total, allowed), True
+
+
+def gather(operation: Operation) -> Iterator[Local]:
+    """XLA's gather: a window of the operand for each index vector."""
+    if 0 not in operation.active:
+        return
+    params = operation.params
+    numbers = params["dimension_numbers"]
+    shape = operation.in_shapes[0]
+    sizes = params["slice_sizes"]
+    box = Box()
+    out = box.axes(operation.out_shapes[0])
+    batch = tuple(e for d, e in enumerate(out) if d not in numbers.offset_dims)
+    hidden = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    windows = iter(out[d] for d in numbers.offset_dims)
+    offsets = [ZERO if d in hidden else next(windows) for d in range(len(shape))]
+    positions = {d: p for p, d in enumerate(numbers.start_index_map)}
+    rooms = {d: shape[d] - sizes[d] for d in positions}
+    starts, extra, known = _starts(operation, box, batch, rooms, positions)
+    if extra is None:
+        return
+    ties = dict(
+        zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
+    )
+    inp = tuple(
+        batch[ties[d]] if d in ties else affine.add(starts.get(d, ZERO), offsets[d])
+        for d in range(len(shape))
+    )
+    coefficient = coefficients.ONE if known else operation.opaque(1)
+    yield Local(0, 0, restrict(Term(box.sizes, out, inp, coefficient), extra))
+
+
+def scatter(operation: Operation) -> Iterator[Local]:
+    """XLA's scatter and its combining forms: windows of updates written into an operand."""
+    op = operation.op
+    params = operation.params
+    adds = op in ("scatter-add", "scatter_add", "scatter-sub", "scatter_sub")
+    overwrites = op == "scatter" and params.get("update_jaxpr") is None
+    indices = operation.known(1)
+    touched = _touched(operation, indices)
+    if 0 in operation.active:
+        same = identity(operation.in_shapes[0])
+        if adds:
+            yield Local(0, 0, same)
+        elif overwrites and touched is not None:
+            free = conditions(touched == 0, same.out)
+            if free is not None:
+                yield Local(0, 0, restrict(same, free))
+        else:
+            yield Local(0, 0, Term(same.sizes, same.out, same.inp, operation.opaque()))
+    if 2 not in operation.active:
+        return
+    numbers = params["dimension_numbers"]
+    shape = operation.out_shapes[0]
+    update_shape = operation.in_shapes[2]
+    box = Box()
+    inp = box.axes(update_shape)
+    batch = tuple(e for d, e in enumerate(inp) if d not in numbers.update_window_dims)
+    hidden = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    windows = iter(numbers.update_window_dims)
+    offsets, sizes = [], []
+    for d in range(len(shape)):
+        w = None if d in hidden else next(windows)
+        offsets.append(ZERO if w is None else inp[w])
+        sizes.append(1 if w is None else update_shape[w])
+    positions = {d: p for p, d in enumerate(numbers.scatter_dims_to_operand_dims)}
+    rooms = {d: shape[d] - sizes[d] for d in positions}
+    if any(room < 0 for room in rooms.values()):
+        return
+    starts, extra, known = _starts(operation, box, batch, rooms, positions)
+    if extra is None:
+        return
+    ties = dict(
+        zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True)
+    )
+    out = tuple(
+        batch[ties[d]] if d in ties else affine.add(starts.get(d, ZERO), offsets[d])
+        for d in range(len(shape))
+    )
+    coefficient: Coefficient = operation.opaque()
+    once = overwrites and touched is not None and int(touched.max(initial=0)) <= 1
+    if known and (once or adds):
+        minus = op.endswith("sub")
+        coefficient = (
+            Coefficient((coefficients.Product(-1.0, ()),)) if minus else coefficients.ONE
+        )
+    yield Local(0, 2, restrict(Term(box.sizes, out, inp, coefficient), extra))
+
+
+def _touched(
+    operation: Operation, indices: np.ndarray[Any, Any] | None
+) -> np.ndarray[Any, Any] | None:
+    """How often each entry of the operand is written, for known indices."""
+    if indices is None or operation.op != "scatter":
+        return None
+    from jax import lax
+
+    params = operation.params
+    counted = lax.scatter_add(
+        jnp.zeros(operation.in_shapes[0], jnp.int32),
+        jnp.asarray(indices),
+        jnp.ones(operation.in_shapes[2], jnp.int32),
+        params["dimension_numbers"],
+        mode=params["mode"],
+    )
+    return np.asarray(counted)
+
+
+def _dynamic_start(
+    operation: Operation, box: Box, operand: int, room: int
+) -> tuple[Affine, bool]:
+    """The start along one axis, clamped as XLA does: a number, or a variable when unknown."""
+    known = operation.known(operand)
+    if known is not None:
+        return affine.constant(int(np.clip(known, 0, room))), True
+    return box.axis(room + 1), room == 0
+
+
+def dynamic_slice(operation: Operation) -> Iterator[Local]:
+    """A window of the operand at a start that may depend on the input."""
+    if 0 not in operation.active:
+        return
+    box = Box()
+    out = box.axes(operation.out_shapes[0])
+    inp, all_known = [], True
+    for d, n in enumerate(operation.in_shapes[0]):
+        start, known = _dynamic_start(operation, box, d + 1, n - operation.out_shapes[0][d])
+        inp.append(affine.add(start, out[d]))
+        all_known = all_known and known
+    starts = range(1, len(operation.in_shapes))
+    coefficient = coefficients.ONE if all_known or not inp else operation.opaque(*starts)
+    yield Local(0, 0, Term(box.sizes, out, tuple(inp), coefficient))
+
+
+def dynamic_update_slice(operation: Operation) -> Iterator[Local]:
+    """The operand with a window replaced."""
+    shape, window = operation.in_shapes[0], operation.in_shapes[1]
+    box = Box()
+    inp = box.axes(window)
+    out, all_known = [], True
+    for d, n in enumerate(shape):
+        start, known = _dynamic_start(operation, box, d + 2, n - window[d])
+        out.append(affine.add(start, inp[d]))
+        all_known = all_known and known
+    starts = range(2, len(operation.in_shapes))
+    unknown = operation.opaque(*starts) if shape else coefficients.ONE
+    if 1 in operation.active:
+        coefficient = coefficients.ONE if all_known else unknown
+        yield Local(0, 1, Term(box.sizes, tuple(out), inp, coefficient))
+    if 0 in operation.active and tuple(shape) != tuple(window):
+        same = identity(shape)
+        if not all_known:
+            yield Local(0, 0, Term(same.sizes, same.out, same.inp, unknown))
+            return
+        yield from _outside(operation, [e.const for e in out])
+
+
+def _outside(operation: Operation, starts: list[int]) -> Iterator[Local]:
+    """The operand's entries outside the window, as disjoint boxes."""
+    shape, window = operation.in_shapes[0], operation.in_shapes[1]
+    for axis in range(len(shape)):
+        first, last = starts[axis], starts[axis] + window[axis] - 1
+        for low, high in ((0, first - 1), (last + 1, shape[axis] - 1)):
+            if low > high:
+                continue
+            same = identity(shape)
+            bounds = [
+                affine.shift(same.out[axis], -low),
+                affine.subtract(affine.constant(high), same.out[axis]),
+            ]
+            for d in range(axis):
+                bounds.append(affine.shift(same.out[d], -starts[d]))
+                bounds.append(
+                    affine.subtract(affine.constant(starts[d] + window[d] - 1), same.out[d])
+                )
+            yield Local(0, 0, Term(same.sizes, same.out, same.inp, bounds=tuple(bounds)))
+
+
+def select_n(operation: Operation) -> Iterator[Local]:
+    """Entry by entry, the case that the predicate names."""
+    shape = operation.out_shapes[0]
+    which = operation.known(0)
+    predicate_shape = operation.in_shapes[0]
+    boolean = operation.tape.values[operation.node.inputs[0]].dtype == np.bool_
+    for k in operation.active:
+        if k == 0:
+            continue
+        same = identity(shape)
+        index = restrict_index(same.out, predicate_shape)
+        if which is not None:
+            extra = conditions(np.asarray(which).astype(np.int64) == k - 1, index)
+            if extra is not None:
+                yield Local(0, k, restrict(same, extra))
+            continue
+        if boolean:
+            text = "1[{0}]" if k == 2 else "1[not {0}]"
+        else:
+            text = f"1[{{0}} = {k - 1}]"
+        chosen = Function(f"select{k - 1}", text, _equals(k - 1))
+        coefficient = operation.function(chosen, [operation.node.inputs[0]], index)
+        yield Local(0, k, Term(same.sizes, same.out, same.inp, coefficient))
+
+
+def _equals(case: int) -> Any:
+    return lambda which: 1.0 * (jnp.asarray(which).astype(jnp.int32) == case)
+
+
+def sort(operation: Operation) -> Iterator[Local]:
+    """Each result is its own operand, reordered along the axis."""
+    axis = operation.params["dimension"]
+    for k in operation.active:
+        yield Local(k, k, _along(operation, k, k, axis))
+
+
+def top_k(operation: Operation) -> Iterator[Local]:
+    """The largest entries along the last axis."""
+    rank = len(operation.in_shapes[0])
+    axis = operation.params.get("axis", operation.params.get("reduction_dimension", rank - 1))
+    yield Local(0, 0, _along(operation, 0, 0, axis % rank))
+
+
+def _along(operation: Operation, k: int, output: int, axis: int) -> Term:
+    """Every entry of a line along `axis` can be any entry of the same line."""
+    box = Box()
+    inp = box.axes(operation.in_shapes[k])
+    out = list(inp)
+    out[axis] = box.axis(operation.out_shapes[output][axis])
+    return Term(box.sizes, tuple(out), inp, operation.opaque())
+
+
+def tied_leading(operation: Operation, axes: int) -> Iterator[Local]:
+    """Wide in the last `axes` axes of the widest operand, exact in the axes before them."""
+    batch = max(len(s) for s in operation.in_shapes) - axes
+    for k in operation.active:
+        for output, out_shape in enumerate(operation.out_shapes):
+            box = Box()
+            lead = box.axes(out_shape[:batch])
+            out = (*lead, *box.axes(out_shape[batch:]))
+            inp = (*lead, *box.axes(operation.in_shapes[k][batch:]))
+            yield Local(output, k, Term(box.sizes, out, inp, operation.opaque()))
+
+
+def matrix_operation(operation: Operation) -> Iterator[Local]:
+    """Linear algebra on the last two axes: wide within the matrix, exact in the batch axes."""
+    yield from tied_leading(operation, 2)
+
+
+def fft(operation: Operation) -> Iterator[Local]:
+    """Fourier transforms: wide in the transformed axes, linear, exact in the others."""
+    axes = len(operation.params["fft_lengths"])
+    for local in tied_leading(operation, axes):
+        t = local.term
+        yield Local(0, 0, Term(t.sizes, t.out, t.inp, coefficients.OPAQUE))
+
+
+def triangular_solve(operation: Operation) -> Iterator[Local]:
+    """x with a·x = b: wide in a; for b, columns apart and triangular along them."""
+    params = operation.params
+    for k in operation.active:
+        if k == 0:
+            inner = Operation(operation.node, operation.tape, (0,), operation.note)
+            yield from tied_leading(inner, 2)
+            continue
+        box = Box()
+        shape = operation.out_shapes[0]
+        lead = box.axes(shape[:-2])
+        lower = params["lower"] != params["transpose_a"]
+        if params["left_side"]:
+            i, j, column = box.axis(shape[-2]), box.axis(shape[-2]), box.axis(shape[-1])
+            out, inp = (*lead, i, column), (*lead, j, column)
+        else:
+            row, i, j = box.axis(shape[-2]), box.axis(shape[-1]), box.axis(shape[-1])
+            out, inp = (*lead, row, i), (*lead, row, j)
+            lower = not lower
+        bound = affine.subtract(i, j) if lower else affine.subtract(j, i)
+        # linear in b: the coefficient is an entry of the inverse of a
+        term = Term(box.sizes, out, inp, operation.opaque(0), bounds=(bound,))
+        yield Local(0, 1, term)
+
+
+RULES: dict[str, Rule] = {
+    "gather": gather,
+    "scatter": scatter,
+    "scatter-add": scatter,
+    "scatter_add": scatter,
+    "scatter-sub": scatter,
+    "scatter_sub": scatter,
+    "scatter-mul": scatter,
+    "scatter_mul": scatter,
+    "scatter-min": scatter,
+    "scatter_min": scatter,
+    "scatter-max": scatter,
+    "scatter_max": scatter,
+    "dynamic_slice": dynamic_slice,
+    "dynamic_update_slice": dynamic_update_slice,
+    "select_n": select_n,
+    "sort": sort,
+    "top_k": top_k,
+    "approx_top_k": top_k,
+    "fft": fft,
+    "triangular_solve": triangular_solve,
+    **{
+        name: matrix_operation
+        for name in """cholesky lu qr geqrf geqp3 eigh eig svd schur hessenberg tridiagonal
+        householder_product tridiagonal_solve cholesky_update symmetric_product ormqr""".split()
+    },
+}

@@ -1,0 +1,192 @@
+"""The tape of a walk: every value that coefficients may refer to, and how to compute it.
+
+The walk lays a program out flat, calls entered and short loops unrolled, and numbers every array
+on the way. A value is an input, a constant, the result of an operation, or a function of other
+values that only derivatives need (`1[x > 0]`, `1 / s`). Nothing is computed until asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from jacobians import program
+
+# constants beyond this many elements are treated as unknown rather than computed
+MAX_KNOWN = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation of the flat program.
+
+    Attributes:
+        equation: the JAX equation.
+        inputs: numbers of its operands on the tape.
+        outputs: numbers of its results.
+        scope: names of the functions it was called in, outermost first.
+    """
+
+    equation: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    scope: tuple[str, ...] = ()
+
+    @property
+    def op(self) -> str:
+        """The operation's name."""
+        return str(self.equation.primitive.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """One numbered array.
+
+    Attributes:
+        shape: its shape.
+        dtype: its dtype, or None for values that are no arrays.
+        depends: numbers of the inputs that it depends on, differentiably or not.
+        source: how it is made: 'input', 'constant', 'result' or 'function'.
+        node: the operation that makes it, for results.
+        constant: its value, for constants.
+        function: the function, its printed form and its operands, for functions.
+        name: the name that the user gave it, if any.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    depends: frozenset[int]
+    source: str
+    node: Node | None = None
+    constant: Any = None
+    function: "Function | None" = None
+    operands: tuple[int, ...] = ()
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of tape values, for local derivatives.
+
+    Attributes:
+        name: a key that, with the operands, identifies the value.
+        text: how it is printed, with `{0}`, `{1}` for the operands: `1[{0} > {1}]`.
+        compute: the function of the operands' arrays, in JAX or NumPy operations.
+    """
+
+    name: str
+    text: str
+    compute: Callable[..., Any] = field(compare=False)
+
+
+class Tape:
+    """All values of one walk, by number."""
+
+    def __init__(self) -> None:
+        self.values: list[Value] = []
+        self.nodes: list[Node] = []
+        self.names: dict[int, str] = {}
+        self._functions: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._known: dict[int, np.ndarray[Any, Any] | None] = {}
+
+    def new(self, value: Value) -> int:
+        """Numbers a value."""
+        self.values.append(value)
+        return len(self.values) - 1
+
+    def function(
+        self, function: Function, operands: Sequence[int], shape: tuple[int, ...], dtype: Any
+    ) -> int:
+        """The number of a function of other values; the same one for the same question."""
+        key = (function.name, tuple(operands))
+        if key not in self._functions:
+            depends = frozenset[int]().union(*(self.values[k].depends for k in operands))
+            value = Value(
+                shape, dtype, depends, "function", function=function, operands=tuple(operands)
+            )
+            self._functions[key] = self.new(value)
+        return self._functions[key]
+
+    def known(self, number: int) -> np.ndarray[Any, Any] | None:
+        """The array that a value always is, or None when it depends on inputs or is too large."""
+        if number in self._known:
+            return self._known[number]
+        value = self.values[number]
+        result: np.ndarray[Any, Any] | None = None
+        if not value.depends and int(np.prod(value.shape, dtype=np.float64)) <= MAX_KNOWN:
+            result = self._compute_known(number)
+        self._known[number] = result
+        return result
+
+    def _compute_known(self, number: int) -> np.ndarray[Any, Any] | None:
+        value = self.values[number]
+        if value.source == "constant":
+            return _as_array(value.constant)
+        if value.source != "result" or value.node is None:
+            return None
+        operands = [self.known(k) for k in value.node.inputs]
+        arrays = [a for a in operands if a is not None]
+        if len(arrays) != len(operands):
+            return None
+        try:
+            with jax.ensure_compile_time_eval():
+                results = program.evaluate(value.node.equation, arrays)
+                computed = [_as_array(r) for r in results]
+        except Exception:
+            # a constant that cannot be computed here is an unknown one: wide, never wrong
+            return None
+        for k, array in zip(value.node.outputs, computed, strict=True):
+            self._known[k] = array
+        return self._known[number]
+
+
+def evaluate_tape(tape: Tape, inputs: dict[int, Any], wanted: Sequence[int]) -> dict[int, Any]:
+    """Computes values of the tape at concrete inputs.
+
+    Args:
+        tape: the tape of a walk.
+        inputs: the value of every input, by number.
+        wanted: the numbers of the values to compute.
+
+    Returns:
+        The wanted values as NumPy arrays, by number.
+    """
+    made: dict[int, Any] = dict(inputs)
+
+    def get(number: int) -> Any:
+        stack = [number]
+        while stack:
+            top = stack[-1]
+            if top in made:
+                stack.pop()
+                continue
+            value = tape.values[top]
+            if value.source == "constant":
+                made[top] = value.constant
+                continue
+            operands = value.node.inputs if value.node is not None else value.operands
+            missing = [k for k in operands if k not in made]
+            if missing:
+                stack.extend(missing)
+                continue
+            arrays = [made[k] for k in operands]
+            if value.function is not None:
+                made[top] = value.function.compute(*arrays)
+            elif value.node is not None:
+                results = program.evaluate(value.node.equation, arrays)
+                made.update(zip(value.node.outputs, results, strict=True))
+            else:
+                raise KeyError(f"input value {top} was not given")
+        return made[number]
+
+    return {k: np.asarray(get(k)) for k in wanted}
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
+    """A constant as a NumPy array, or None for keys and other things that are no plain arrays."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        return None
+    return np.asarray(value)

@@ -1,0 +1,312 @@
+"""The walk: from a program to the Jacobian block of every output with respect to every input.
+
+A loop over the equations and a table of rules. For every intermediate array the walk holds, per
+input, its derivative as a sum of terms (`algebra.block`); a rule gives the local terms of one
+operation, composition and union do the rest. Calls are entered, short loops unrolled, and long
+ones closed by a fixpoint over relations (`derive.control`).
+
+    >>> derivation = derive(program)
+    >>> derivation.blocks[0, 1]        # the terms of ∂output 0 / ∂input 1
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jacobians import program
+from jacobians.algebra import coefficient as coefficients
+from jacobians.algebra.affine import ZERO
+from jacobians.algebra.block import Terms, add_all, compose_all, identity, limited, union, wide
+from jacobians.algebra.term import Term, compose, normal
+from jacobians.derive import control, indexing, moving, reducing
+from jacobians.derive.elementwise import (
+    ELEMENTWISE,
+    NO_DERIVATIVE,
+    SAME,
+    derivative,
+    restrict_index,
+)
+from jacobians.derive.masks import conditions, restrict
+from jacobians.derive.operation import Local, Operation
+from jacobians.derive.tape import Node, Tape, Value
+from jacobians.program import Program
+
+RULES = {**moving.RULES, **reducing.RULES, **indexing.RULES}
+
+Blocks = dict[int, Terms]
+
+
+@dataclass(frozen=True, eq=False)
+class Derivation:
+    """What a walk found.
+
+    Attributes:
+        tape: every value that coefficients refer to.
+        inputs: numbers of the program's inputs on the tape.
+        outputs: numbers of its outputs.
+        blocks: terms by (output position, input position); zero blocks are absent.
+        notes: sentences about operations that were treated more widely than they are.
+    """
+
+    tape: Tape
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    blocks: Mapping[tuple[int, int], Terms]
+    notes: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Walk:
+    """The state of one walk: the tape, the blocks of every value, the notes."""
+
+    tape: Tape = field(default_factory=Tape)
+    blocks: dict[int, Blocks] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    scope: tuple[str, ...] = ()
+    # primitives being linearised, so that one whose JVP is itself does not recur for ever
+    linearising: tuple[str, ...] = ()
+
+    def note(self, sentence: str) -> None:
+        """Remembers a sentence for the explanation, once."""
+        self.notes.setdefault(sentence)
+
+    def shape(self, number: int) -> tuple[int, ...]:
+        """The shape of a value."""
+        return self.tape.values[number].shape
+
+    def input(self, shape: tuple[int, ...], dtype: Any, depends: Iterable[int] | None = None) -> int:
+        """Numbers a new input; by default it depends on itself."""
+        number = len(self.tape.values)
+        own = frozenset((number,)) if depends is None else frozenset(depends)
+        return self.tape.new(Value(shape, dtype, own, "input"))
+
+    def constant(self, array: Any) -> int:
+        """Numbers a known constant."""
+        shape = tuple(getattr(array, "shape", ()))
+        dtype = getattr(array, "dtype", None)
+        return self.tape.new(Value(shape, dtype, frozenset(), "constant", constant=array))
+
+    def run(self, inner: Program, operands: Sequence[int], scope: str | None = None) -> list[int]:
+        """Walks a program whose inputs are these values.
+
+        Args:
+            inner: the program.
+            operands: tape numbers of its inputs.
+            scope: the name of the call, if it is one.
+
+        Returns:
+            Tape numbers of its outputs.
+        """
+        environment: dict[Any, int] = dict(zip(inner.inputs, operands, strict=True))
+        for variable, array in inner.constants:
+            environment[variable] = self.constant(array)
+        outer_scope = self.scope
+        if scope is not None:
+            self.scope = (*outer_scope, scope)
+
+        def read(atom: Any) -> int:
+            if program.is_literal(atom):
+                return self.constant(program.literal_value(atom))
+            return environment[atom]
+
+        for equation in inner.equations:
+            results = self.equation(equation, [read(atom) for atom in equation.invars])
+            environment.update(zip(equation.outvars, results, strict=True))
+        outputs = [read(atom) for atom in inner.outputs]
+        self.scope = outer_scope
+        return outputs
+
+    def equation(self, equation: Any, operands: list[int]) -> list[int]:
+        """Walks one equation; returns the tape numbers of its results."""
+        inner = program.called_program(equation)
+        if inner is not None:
+            return self.run(inner, operands, program.call_name(equation))
+        handler = control.HANDLERS.get(equation.primitive.name)
+        if handler is not None:
+            results = handler(self, equation, operands)
+            if results is not None:
+                return results
+        node = self.record(equation, operands)
+        self.differentiate(node)
+        return list(node.outputs)
+
+    def record(self, equation: Any, operands: Sequence[int]) -> Node:
+        """Puts an operation and its results on the tape."""
+        depends = frozenset[int]().union(*(self.tape.values[k].depends for k in operands))
+        first = len(self.tape.values)
+        outputs = tuple(range(first, first + len(equation.outvars)))
+        node = Node(equation, tuple(operands), outputs, self.scope)
+        for variable in equation.outvars:
+            self.tape.new(
+                Value(
+                    program.shape_of(variable), program.dtype_of(variable), depends, "result", node
+                )
+            )
+        self.tape.nodes.append(node)
+        if node.op == "name":
+            name = str(program.parameters(equation)["name"])
+            self.tape.names[outputs[0]] = name
+            if self.tape.values[operands[0]].source == "result":
+                self.tape.names.setdefault(operands[0], name)
+        return node
+
+    def differentiate(self, node: Node) -> None:
+        """Finds the blocks of an operation's results from those of its operands."""
+        op = node.op
+        active = tuple(k for k, number in enumerate(node.inputs) if self.blocks.get(number))
+        outputs = [k for k, number in enumerate(node.outputs) if self.has_derivative(number)]
+        if not active or not outputs or op in NO_DERIVATIVE:
+            return
+        operation = Operation(node, self.tape, active, self.note)
+        if op in SAME:
+            for k in active:
+                if k in outputs:
+                    self.blocks[node.outputs[k]] = self.blocks[node.inputs[k]]
+        elif op in ELEMENTWISE:
+            self.elementwise(operation)
+        else:
+            self.local(operation, outputs)
+
+    def has_derivative(self, number: int) -> bool:
+        """Whether a value is of a type that carries derivatives, and not empty."""
+        value = self.tape.values[number]
+        return is_inexact(value.dtype) and prod(value.shape) > 0
+
+    def elementwise(self, operation: Operation) -> None:
+        """An elementwise operation: a coefficient at the output index of every term."""
+        node = operation.node
+        out_shape = operation.out_shapes[0]
+        collected: dict[int, list[Term]] = {}
+        for k in operation.active:
+            known = operation.known(1 - k) if operation.op == "mul" else None
+            for source, terms in self.blocks[node.inputs[k]].items():
+                if operation.in_shapes[k] != out_shape:
+                    terms = compose_all((_stretch(out_shape, operation.in_shapes[k]),), terms)
+                for term in terms:
+                    scaled = _scaled(operation, k, term, known)
+                    if scaled is not None:
+                        collected.setdefault(source, []).append(scaled)
+        self.store(node.outputs[0], collected)
+
+    def local(self, operation: Operation, outputs: Sequence[int]) -> None:
+        """Any other operation: by its rule, by linearising it, or wide."""
+        node = operation.node
+        rule = RULES.get(node.op)
+        if rule is not None:
+            self.apply(node, rule(operation), outputs)
+            return
+        locals_ = control.linearised(self, operation, outputs)
+        if locals_ is None:
+            self.note(
+                f"no rule for {node.op!r}: every output of it is taken to depend on every input"
+            )
+            locals_ = self.wide_locals(operation, outputs)
+        self.apply(node, locals_, outputs)
+
+    def wide_locals(self, operation: Operation, outputs: Sequence[int]) -> list[Local]:
+        """Local terms that say nothing: every result on every operand."""
+        return [
+            Local(o, k, wide(operation.out_shapes[o], operation.in_shapes[k], (), operation.depends()))
+            for o in outputs
+            for k in operation.active
+        ]
+
+    def apply(self, node: Node, locals_: Iterable[Local], outputs: Sequence[int]) -> None:
+        """Composes local terms with the blocks of the operands and stores the results."""
+        collected: dict[int, dict[int, list[Term]]] = {}
+        wanted, active = set(outputs), set(self.blocks)
+        for item in locals_:
+            if item.output not in wanted or node.inputs[item.operand] not in active:
+                continue
+            local = normal(item.term)
+            if local is None:
+                continue
+            by_source = collected.setdefault(item.output, {})
+            for source, terms in self.blocks[node.inputs[item.operand]].items():
+                made = (compose(local, term) for term in terms)
+                by_source.setdefault(source, []).extend(t for t in made if t is not None)
+        for output, by_source in collected.items():
+            self.store(node.outputs[output], by_source)
+
+    def store(self, number: int, by_source: Mapping[int, Iterable[Term]]) -> None:
+        """Stores the blocks of a value, merged and kept within bounds."""
+        blocks: Blocks = {}
+        for source, terms in by_source.items():
+            merged = limited(union(terms), self.shape(number), self.shape(source))
+            if merged:
+                blocks[source] = merged
+        if blocks:
+            self.blocks[number] = blocks
+
+
+def derive(
+    inner: Program, differentiable: Sequence[bool] | None = None, names: Sequence[str] = ()
+) -> Derivation:
+    """Derives the Jacobian blocks of a program.
+
+    Args:
+        inner: the program.
+        differentiable: which of its inputs to differentiate with respect to; by default all that
+            have a floating-point type.
+        names: names of the inputs, for formulas.
+
+    Returns:
+        The blocks, and the tape that their coefficients refer to.
+    """
+    walk = Walk()
+    inputs = []
+    for position, variable in enumerate(inner.inputs):
+        shape, dtype = program.shape_of(variable), program.dtype_of(variable)
+        number = walk.input(shape, dtype)
+        inputs.append(number)
+        if position < len(names):
+            walk.tape.names[number] = names[position]
+        chosen = differentiable is None or differentiable[position]
+        if chosen and walk.has_derivative(number):
+            walk.blocks[number] = {number: (identity(shape),)}
+    outputs = walk.run(inner, inputs)
+    blocks = {}
+    for o, number in enumerate(outputs):
+        if not walk.has_derivative(number):
+            continue
+        for i, source in enumerate(inputs):
+            terms = walk.blocks.get(number, {}).get(source)
+            if terms:
+                blocks[o, i] = terms
+    return Derivation(walk.tape, tuple(inputs), tuple(outputs), blocks, tuple(walk.notes))
+
+
+def is_inexact(dtype: Any) -> bool:
+    """Whether a dtype is floating point or complex."""
+    if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        return False
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def _stretch(out_shape: tuple[int, ...], in_shape: tuple[int, ...]) -> Term:
+    """The local term of an operand that broadcasts against its result."""
+    same = identity(out_shape)
+    inp = () if not in_shape else tuple(
+        e if n != 1 else ZERO for e, n in zip(same.out, in_shape, strict=True)
+    )
+    return replace(same, inp=inp)
+
+
+def _scaled(operation: Operation, k: int, term: Term, known: Any) -> Term | None:
+    """One term times the local derivative at its output index; None when that is zero."""
+    if known is not None and known.shape and not (known != 0).all():
+        extra = conditions(known != 0, restrict_index(term.out, known.shape))
+        narrowed = None if extra is None else normal(restrict(term, extra))
+        if narrowed is None:
+            return None
+        term = narrowed
+    factor = derivative(operation, k, term.out)
+    if factor.products is not None and all(p.scale == 0.0 for p in factor.products):
+        return None
+    if factor is coefficients.ONE:
+        return term
+    return replace(term, coefficient=coefficients.multiply(factor, term.coefficient))

@@ -1,0 +1,211 @@
+"""One view of JAX's programs (jaxprs), the same for every supported JAX.
+
+Everything that depends on how JAX represents a traced program is here and nowhere else: equations,
+literals, the programs inside an equation, and how the arguments of `scan`, `while` and their kin
+are laid out. JAX 0.12 has no separate closed program and describes `scan` by flat trees; both
+forms read the same from outside.
+
+    >>> program = trace(lambda x: jnp.sin(x) * 2, [jax.ShapeDtypeStruct((3,), "float32")])
+    >>> [equation.primitive.name for equation in program.equations]
+    ['sin', 'mul']
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core as jax_core
+
+Equation = Any
+Variable = Any
+
+# calls that only wrap a program: parameter that holds it
+TRANSPARENT = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "call": "call_jaxpr",
+    "eval_jaxpr": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+
+CUSTOM_RULES = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A traced program: equations over variables, with the values of its constants.
+
+    Attributes:
+        inputs: its input variables.
+        outputs: its outputs, variables or literals.
+        equations: its equations in order.
+        constants: its constant variables and their values.
+    """
+
+    inputs: tuple[Variable, ...]
+    outputs: tuple[Any, ...]
+    equations: tuple[Equation, ...]
+    constants: tuple[tuple[Variable, Any], ...]
+
+
+@dataclass(frozen=True)
+class ScanParts:
+    """How a `scan` equation splits its operands and results.
+
+    Attributes:
+        body: the program of one step: constants, carry, slices → carry, slices.
+        constants: number of operands that every step sees whole.
+        carries: number of operands carried from step to step; the first results.
+        length: number of steps.
+        reverse: whether it runs from the last slice to the first.
+    """
+
+    body: Program
+    constants: int
+    carries: int
+    length: int
+    reverse: bool
+
+
+def trace(f: Callable[..., Any], shapes: Sequence[Any]) -> Program:
+    """Traces a function of arrays to a program.
+
+    Args:
+        f: a function of as many arrays as `shapes`, returning a tuple of arrays.
+        shapes: `jax.ShapeDtypeStruct` or arrays.
+
+    Returns:
+        The program, its outputs in `jax.tree` order.
+
+    Raises:
+        Exception: whatever `f` raises while it is traced.
+    """
+    return view(jax.make_jaxpr(f)(*shapes))
+
+
+def view(jaxpr: Any) -> Program:
+    """The `Program` of a jaxpr, closed or open."""
+    inner = getattr(jaxpr, "jaxpr", jaxpr)
+    values = getattr(jaxpr, "consts", ())
+    constants = tuple(zip(inner.constvars, values, strict=False))
+    return Program(tuple(inner.invars), tuple(inner.outvars), tuple(inner.eqns), constants)
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether an operand is a literal rather than a variable."""
+    return isinstance(atom, jax_core.Literal)
+
+
+def literal_value(atom: Any) -> np.ndarray[Any, Any]:
+    """The value of a literal operand."""
+    return np.asarray(atom.val)
+
+
+def shape_of(atom: Any) -> tuple[int, ...]:
+    """The shape of a variable or literal; `()` for values that are no arrays."""
+    return tuple(getattr(atom.aval, "shape", ()))
+
+
+def dtype_of(atom: Any) -> Any:
+    """The dtype of a variable or literal, or None for values that are no arrays."""
+    return getattr(atom.aval, "dtype", None)
+
+
+def called_program(equation: Equation) -> Program | None:
+    """The program that an equation merely calls (jit, checkpoint, custom rules), else None."""
+    parameter = TRANSPARENT.get(equation.primitive.name)
+    if parameter is None or parameter not in equation.params:
+        return None
+    return view(equation.params[parameter])
+
+
+def call_name(equation: Equation) -> str | None:
+    """The name of the function that an equation calls, where it has one."""
+    name = equation.params.get("name")
+    return name if isinstance(name, str) else None
+
+
+def scan_parts(equation: Equation) -> ScanParts:
+    """The parts of a `scan` equation."""
+    params = equation.params
+    if "ft_in" in params:
+        constants, carry, _ = (len(list(tree.vals)) for tree in params["ft_in"].unpack())
+    else:
+        constants, carry = params["num_consts"], params["num_carry"]
+    return ScanParts(view(params["jaxpr"]), constants, carry, params["length"], params["reverse"])
+
+
+def while_parts(equation: Equation) -> tuple[Program, int, Program, int]:
+    """Condition program and its number of constants, body program and its number of constants."""
+    params = equation.params
+    return (
+        view(params["cond_jaxpr"]),
+        params["cond_nconsts"],
+        view(params["body_jaxpr"]),
+        params["body_nconsts"],
+    )
+
+
+def branches(equation: Equation) -> tuple[Program, ...]:
+    """The programs of a `cond` equation, in the order of its index operand."""
+    return tuple(view(branch) for branch in equation.params["branches"])
+
+
+def inner_programs(equation: Equation) -> tuple[Program, ...]:
+    """Every program that an equation holds, whatever it does with it."""
+    found = []
+    for value in equation.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(item, "eqns") and hasattr(item, "outvars"):
+                found.append(view(item))
+            elif hasattr(getattr(item, "jaxpr", None), "eqns"):
+                found.append(view(item))
+    return tuple(found)
+
+
+def linear_solve_parts(equation: Equation) -> tuple[Program, int, int]:
+    """The matvec program of a `custom_linear_solve`, its constants, and all constants' number."""
+    lengths = equation.params["const_lengths"]
+    matvec = view(equation.params["jaxprs"].matvec)
+    return matvec, lengths.matvec, sum(lengths)
+
+
+def evaluate(equation: Equation, values: Sequence[Any]) -> list[Any]:
+    """Evaluates one equation at values of its operands.
+
+    Args:
+        equation: an equation of a program.
+        values: one array per operand.
+
+    Returns:
+        One array per result.
+    """
+    primitive = equation.primitive
+    result = primitive.bind(*values, **primitive.get_bind_params(equation.params))
+    return list(result) if primitive.multiple_results else [result]
+
+
+def as_function(equation: Equation) -> Callable[..., list[Any]]:
+    """The equation as a function of its operands, for `jax.jvp` and `jax.vjp`."""
+
+    def call(*values: Any) -> list[Any]:
+        return evaluate(equation, values)
+
+    return call
+
+
+
+
+def parameters(equation: Equation) -> Mapping[str, Any]:
+    """The parameters of an equation."""
+    params: Mapping[str, Any] = equation.params
+    return params

@@ -1,0 +1,123 @@
+"""A function without its custom derivative rules.
+
+JAX differentiates a `custom_jvp` or `custom_vjp` function by its rule and never looks at the
+program. The truth that a rule is measured against is the derivative of the program itself, so
+`strip_custom_rules` interprets it: every rule, at any depth, is replaced by what it wraps.
+
+    >>> plain = strip_custom_rules(model)      # same values; jax.jacfwd sees the program
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jacobians import program
+from jacobians.program import Program
+
+
+def strip_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with every custom rule replaced by the program that it wraps.
+
+    Args:
+        f: a JAX function of arrays and pytrees of them.
+
+    Returns:
+        A function of the same arguments and results. It traces `f` at every call, and may be
+        transformed by `jax.jvp`, `jax.vjp`, `jax.vmap` and `jax.jit`.
+    """
+
+    def stripped(*args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        out_tree: list[Any] = []
+
+        def flat(*values: Any) -> Any:
+            result = f(*jax.tree.unflatten(tree, values))
+            out_leaves, structure = jax.tree.flatten(result)
+            out_tree.append(structure)
+            return tuple(out_leaves)
+
+        shapes = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves]
+        traced = program.trace(flat, shapes)
+        return jax.tree.unflatten(out_tree[-1], run(traced, leaves))
+
+    return stripped
+
+
+def has_custom_rules(inner: Program) -> bool:
+    """Whether a custom rule is called anywhere inside a program."""
+    return any(
+        equation.primitive.name in program.CUSTOM_RULES
+        or any(has_custom_rules(p) for p in program.inner_programs(equation))
+        for equation in inner.equations
+    )
+
+
+def run(inner: Program, values: Sequence[Any]) -> list[Any]:
+    """Evaluates a program at values, entering custom rules' programs instead of the rules."""
+    environment: dict[Any, Any] = dict(zip(inner.inputs, values, strict=True))
+    environment.update(inner.constants)
+
+    def read(atom: Any) -> Any:
+        return program.literal_value(atom) if program.is_literal(atom) else environment[atom]
+
+    for equation in inner.equations:
+        results = _evaluate(equation, [read(atom) for atom in equation.invars])
+        environment.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in inner.outputs]
+
+
+def _evaluate(equation: Any, values: list[Any]) -> list[Any]:
+    if not any(has_custom_rules(p) for p in program.inner_programs(equation)):
+        if equation.primitive.name not in program.CUSTOM_RULES:
+            return program.evaluate(equation, values)
+    called = program.called_program(equation)
+    if called is not None:
+        return run(called, values)
+    name = equation.primitive.name
+    if name == "scan":
+        return _scan(program.scan_parts(equation), values)
+    if name == "while":
+        return _while(equation, values)
+    if name == "cond":
+        choices = [_as_branch(p) for p in program.branches(equation)]
+        return list(jax.lax.switch(values[0], choices, *values[1:]))
+    # a rule inside an operation that cannot be rebuilt from outside keeps its rule
+    return program.evaluate(equation, values)
+
+
+def _as_branch(inner: Program) -> Callable[..., Any]:
+    return lambda *values: run(inner, values)
+
+
+def _scan(parts: program.ScanParts, values: list[Any]) -> list[Any]:
+    constants = values[: parts.constants]
+    first_slice = parts.constants + parts.carries
+
+    def body(carry: Any, slices: Any) -> Any:
+        results = run(parts.body, [*constants, *carry, *slices])
+        return results[: parts.carries], results[parts.carries :]
+
+    carry, stacked = jax.lax.scan(
+        body,
+        values[parts.constants : first_slice],
+        values[first_slice:],
+        length=parts.length,
+        reverse=parts.reverse,
+    )
+    return [*carry, *stacked]
+
+
+def _while(equation: Any, values: list[Any]) -> list[Any]:
+    condition, condition_constants, body, body_constants = program.while_parts(equation)
+    for_condition = values[:condition_constants]
+    for_body = values[condition_constants : condition_constants + body_constants]
+    carry = values[condition_constants + body_constants :]
+    return list(
+        jax.lax.while_loop(
+            lambda state: run(condition, [*for_condition, *state])[0],
+            lambda state: run(body, [*for_body, *state]),
+            carry,
+        )
+    )
