@@ -134,14 +134,14 @@ def check_inputs(gate: Gate, *inputs: Any) -> Sizes:
         raise ArgumentError(f"gate {gate.name!r}: {error}") from None
 
 
-def sum_to(cotangent: Any, like: Any) -> jax.Array:
+def sum_to(value: Any, like: Any) -> jax.Array:
     """The cotangent of an input that was broadcast: summed to that input's shape, in its dtype.
 
     An input used at several places receives the sum of their cotangents (the branch rule), and
     broadcasting is such a use.
 
     Args:
-        cotangent: array of the shape `like` was broadcast to; any floating dtype.
+        value: the cotangent, an array of the shape `like` was broadcast to; any floating dtype.
         like: the input, array or scalar.
 
     Returns:
@@ -150,7 +150,7 @@ def sum_to(cotangent: Any, like: Any) -> jax.Array:
     Raises:
         ArgumentError: `like` cannot be broadcast to the cotangent's shape.
     """
-    cotangent = jnp.asarray(cotangent)
+    cotangent: jax.Array = jnp.asarray(value)
     shape, wide = jnp.shape(like), cotangent.shape
     extra = len(wide) - len(shape)
     tail = wide[max(extra, 0) :]
@@ -163,7 +163,7 @@ def sum_to(cotangent: Any, like: Any) -> jax.Array:
     axes = (*range(extra), *broadcast)
     if axes:
         cotangent = cotangent.sum(axes).reshape(shape)
-    return cotangent.astype(jnp.result_type(like))
+    return jnp.asarray(cotangent, jnp.result_type(like))
 
 
 def no_cotangent(indices: Any) -> np.ndarray[Any, Any]:
@@ -252,7 +252,7 @@ def example_inputs(
     Args:
         gate: the gate.
         seed: of NumPy's generator.
-        sizes: lengths of the signature's axes by name; by default 2, 3, 4 … in order of appearance.
+        sizes: lengths of the signature's axes by name; by default 3, 4, 5 … in order of appearance.
             A gate without axes gets vectors of four.
 
     Returns:
@@ -261,7 +261,7 @@ def example_inputs(
     """
     parsed = parse_signature(gate.signature)
     names = dict.fromkeys(axis for axes in parsed.inputs for axis in axes if not axis.isdigit())
-    core = {axis: 2 + k for k, axis in enumerate(names)} | dict(sizes or {})
+    core = {axis: 3 + k for k, axis in enumerate(names)} | dict(sizes or {})
     lengths = Sizes(core, () if names else (4,))
     generator = np.random.default_rng(seed)
     indexed = dict(gate.indices)

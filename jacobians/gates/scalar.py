@@ -21,7 +21,7 @@ Cotangents = tuple[Any, ...]
 
 
 def _routed(cotangent: Any, wins: Any, ties: Any, like: Any) -> Any:
-    """The cotangent where `like` wins, half of it at a tie, 0 elsewhere (even if it is infinite)."""
+    """The cotangent where `like` wins, half of it at a tie, else 0 (even if infinite)."""
     return sum_to(jnp.where(wins, cotangent, jnp.where(ties, 0.5 * cotangent, 0)), like)
 
 
@@ -317,7 +317,7 @@ SIGMOID = Gate(
     sigmoid_vjp,
     "()->()",
     role="scales",
-    why="the chain negate, exp, add 1, reciprocal as one gate: its local gradient is σ(x)·(1 − σ(x))",
+    why="the gates negate, exp, add 1, reciprocal as one: the local gradient is σ(x)·(1 − σ(x))",
     group="scalar",
 )
 
