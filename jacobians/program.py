@@ -128,6 +128,11 @@ def called_program(equation: Equation) -> Program | None:
     return view(equation.params[parameter])
 
 
+def is_users_rule(equation: Equation) -> bool:
+    """Whether an equation calls a function with a `custom_vjp`, which JAX itself hardly uses."""
+    return equation.primitive.name in CUSTOM_RULES - {"custom_jvp_call"}
+
+
 def call_name(equation: Equation) -> str | None:
     """The name of the function that an equation calls, where it has one."""
     name = equation.params.get("name")

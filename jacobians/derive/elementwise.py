@@ -127,8 +127,10 @@ def derivative(operation: Operation, operand: int, index: Index) -> Coefficient:
     values = operation.tape.values
     dtypes = [values[k].dtype for k in (*operation.node.inputs, *operation.node.outputs)]
     if any(jnp.issubdtype(t, jnp.complexfloating) for t in dtypes):
-        linear = operation.op in ("add", "add_any", "sub", "neg")
-        return _constant_part(operation, operand) if linear else operation.opaque()
+        if operation.op in ("add", "add_any", "sub", "neg"):
+            return number_coefficient(_TABLE[operation.op][operand][0])
+        linear = operation.op in ("convert_element_type", "real", "imag", "conj", "complex")
+        return coefficients.OPAQUE if linear else operation.opaque()
     if operation.op == "convert_element_type":
         return coefficients.ONE
     if operation.op == "integer_pow":
@@ -138,10 +140,6 @@ def derivative(operation: Operation, operand: int, index: Index) -> Coefficient:
         return operation.derivative(operand, 0, index, by_output=True)
     scale, factors = entry[operand]
     return product_of(number_coefficient(scale), *(_factor(operation, f, index) for f in factors))
-
-
-def _constant_part(operation: Operation, operand: int) -> Coefficient:
-    return number_coefficient(_TABLE[operation.op][operand][0])
 
 
 def _factor(operation: Operation, factor: Any, index: Index) -> Coefficient:

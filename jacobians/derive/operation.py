@@ -130,6 +130,10 @@ class Operation:
         The operands have the shape that `index` points into, or are scalars.
         """
         tape = self.tape
+        if function.name == "reciprocal":
+            constant = tape.known(resolve(tape, operands[0], index)[0])
+            if constant is not None and constant.size == 1 and constant.reshape(()) != 0:
+                return number_coefficient(scale / float(constant.reshape(())))
         resolved = [
             resolve(tape, k, index if tape.values[k].shape else ()) for k in operands
         ]
@@ -159,7 +163,8 @@ class Operation:
         equation = self.node.equation
         function = Function(
             f"{self.op}#{self.node.outputs[output]}/{operand}/{by_output}",
-            f"∂{self.op}({', '.join('{' + str(k) + '}' for k in range(len(self.node.inputs)))})",
+            DERIVATIVE_TEXT.get(self.op)
+            or f"∂{self.op}({', '.join('{' + str(k) + '}' for k in range(len(self.node.inputs)))})",
             _derivative_array(equation, operand, output, by_output),
         )
         shape = self.out_shapes[output] if by_output else self.in_shapes[operand]
@@ -168,6 +173,10 @@ class Operation:
         )
         value = self.tape.values[number]
         return Coefficient((Product(1.0, (Factor(number, index),)),), value.depends)
+
+
+# how the derivatives that JAX computes are written, where there is a plainer way than ∂op(x)
+DERIVATIVE_TEXT = {"reduce_max": "1[{0} = max]", "reduce_min": "1[{0} = min]"}
 
 
 def number_coefficient(x: float) -> Coefficient:
@@ -217,6 +226,8 @@ def resolve(tape: Tape, number: int, index: Index) -> tuple[int, Index]:
             index = tuple(ZERO if n == 1 else next(kept) for n in shape)
         elif op in ("copy", "copy_p", "stop_gradient", "name", "optimization_barrier"):
             source = value.node.inputs[value.node.outputs.index(number)]
+        elif op == "select_n" and (chosen := _known_choice(tape, value.node)) is not None:
+            source = chosen
         elif op == "convert_element_type" and jnp.issubdtype(
             tape.values[source].dtype, jnp.floating
         ):
@@ -224,6 +235,14 @@ def resolve(tape: Tape, number: int, index: Index) -> tuple[int, Index]:
         else:
             return number, index
         number = source
+
+
+def _known_choice(tape: Tape, node: Node) -> int | None:
+    """The case that a select with a known, everywhere equal predicate takes."""
+    which = tape.known(node.inputs[0])
+    if which is None or not which.size or (which != which.flat[0]).any():
+        return None
+    return node.inputs[1 + int(which.flat[0])]
 
 
 def product_of(*parts: Coefficient) -> Coefficient:

@@ -130,6 +130,11 @@ class Tape:
         arrays = [a for a in operands if a is not None]
         if len(arrays) != len(operands):
             return None
+        quick = QUICK.get(value.node.op)
+        if quick is not None:
+            with np.errstate(all="ignore"):
+                made = quick(program.parameters(value.node.equation), *arrays)
+            return np.asarray(made).astype(value.dtype)
         try:
             with jax.ensure_compile_time_eval():
                 results = program.evaluate(value.node.equation, arrays)
@@ -182,6 +187,52 @@ def evaluate_tape(tape: Tape, inputs: dict[int, Any], wanted: Sequence[int]) -> 
         return made[number]
 
     return {k: np.asarray(get(k)) for k in wanted}
+
+
+def _iota(params: Any) -> np.ndarray[Any, Any]:
+    shape = [n if d == params["dimension"] else 1 for d, n in enumerate(params["shape"])]
+    line = np.arange(params["shape"][params["dimension"]]).reshape(shape)
+    return np.broadcast_to(line, params["shape"]).astype(params["dtype"])
+
+
+def _broadcast(params: Any, x: Any) -> np.ndarray[Any, Any]:
+    shape = [1] * len(params["shape"])
+    for d, n in zip(params["broadcast_dimensions"], np.shape(x), strict=True):
+        shape[d] = n
+    return np.broadcast_to(np.reshape(x, shape), params["shape"])
+
+
+# what constant masks and index arrays are made with, in NumPy: XLA would compile each one
+QUICK: dict[str, Callable[..., Any]] = {
+    "iota": _iota,
+    "broadcast_in_dim": _broadcast,
+    "add": lambda _, x, y: x + y,
+    "sub": lambda _, x, y: x - y,
+    "mul": lambda _, x, y: x * y,
+    "max": lambda _, x, y: np.maximum(x, y),
+    "min": lambda _, x, y: np.minimum(x, y),
+    "neg": lambda _, x: -x,
+    "ge": lambda _, x, y: np.greater_equal(x, y),
+    "gt": lambda _, x, y: np.greater(x, y),
+    "le": lambda _, x, y: np.less_equal(x, y),
+    "lt": lambda _, x, y: np.less(x, y),
+    "eq": lambda _, x, y: np.equal(x, y),
+    "ne": lambda _, x, y: np.not_equal(x, y),
+    "and": lambda _, x, y: np.bitwise_and(x, y),
+    "or": lambda _, x, y: np.bitwise_or(x, y),
+    "not": lambda _, x: np.bitwise_not(x),
+    "convert_element_type": lambda params, x: np.asarray(x).astype(params["new_dtype"]),
+    "select_n": lambda _, which, *cases: np.choose(np.asarray(which).astype(np.int64), cases)
+    if len(cases) < 32
+    else np.select([np.asarray(which) == k for k in range(len(cases))], cases),
+    "reshape": lambda params, x: np.reshape(x, params["new_sizes"]),
+    "squeeze": lambda params, x: np.squeeze(x, tuple(params["dimensions"])),
+    "transpose": lambda params, x: np.transpose(x, params["permutation"]),
+    "concatenate": lambda params, *xs: np.concatenate(xs, params["dimension"]),
+    "rev": lambda params, x: np.flip(x, params["dimensions"]),
+    "copy": lambda _, x: x,
+    "stop_gradient": lambda _, x: x,
+}
 
 
 def _as_array(value: Any) -> np.ndarray[Any, Any] | None:

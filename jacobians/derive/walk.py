@@ -50,6 +50,7 @@ class Derivation:
         outputs: numbers of its outputs.
         blocks: terms by (output position, input position); zero blocks are absent.
         notes: sentences about operations that were treated more widely than they are.
+        custom: names of the custom derivative rules that were passed by.
     """
 
     tape: Tape
@@ -57,6 +58,7 @@ class Derivation:
     outputs: tuple[int, ...]
     blocks: Mapping[tuple[int, int], Terms]
     notes: tuple[str, ...]
+    custom: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -66,6 +68,7 @@ class Walk:
     tape: Tape = field(default_factory=Tape)
     blocks: dict[int, Blocks] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
+    custom: list[str] = field(default_factory=list)
     scope: tuple[str, ...] = ()
     # primitives being linearised, so that one whose JVP is itself does not recur for ever
     linearising: tuple[str, ...] = ()
@@ -124,6 +127,8 @@ class Walk:
         """Walks one equation; returns the tape numbers of its results."""
         inner = program.called_program(equation)
         if inner is not None:
+            if program.is_users_rule(equation):
+                self.custom.append(program.call_name(equation) or "a custom rule")
             return self.run(inner, operands, program.call_name(equation))
         handler = control.HANDLERS.get(equation.primitive.name)
         if handler is not None:
@@ -277,7 +282,7 @@ def derive(
             terms = walk.blocks.get(number, {}).get(source)
             if terms:
                 blocks[o, i] = terms
-    return Derivation(walk.tape, tuple(inputs), tuple(outputs), blocks, tuple(walk.notes))
+    return Derivation(walk.tape, tuple(inputs), tuple(outputs), blocks, tuple(walk.notes), tuple(walk.custom))
 
 
 def is_inexact(dtype: Any) -> bool:

@@ -1,0 +1,370 @@
+"""`explain`: what the Jacobian of a function is made of, block by block, with evidence.
+
+The structure is *proved*: derived from the program, for every input of the given shapes. Where the
+arguments have values and the Jacobian is small enough to write down, it is also *observed* at a few
+points, and the derivation is confronted with the numbers.
+
+    >>> print(explain(jax.nn.softmax, jnp.ones((4, 8)))["out", "x"].structure)
+    block-diagonal: 4 blocks of 8×8, each diagonal plus rank one
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.sparse as sparse
+from numpy.typing import NDArray
+
+from jacobians import dense, prove
+from jacobians.algebra import block as algebra
+from jacobians.algebra import entries
+from jacobians.algebra.block import Terms
+from jacobians.arguments import Call, Leaf, bind, function_name
+from jacobians.derive.call import CallDerivation, derive_call
+from jacobians.errors import ArgumentError
+from jacobians.evaluate import term_values
+from jacobians.formula import Formulas, formulas
+from jacobians.observe import Observation, observe
+from jacobians.structure import Structure
+
+OBSERVE_ALL = 1 << 20
+OBSERVE_ONE = 1 << 24
+MAX_PATTERN = 1 << 26
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The derivative of one output leaf with respect to one input leaf.
+
+    Attributes:
+        output: name of the output leaf.
+        input: name of the input leaf.
+        out_shape: shape of the output leaf.
+        in_shape: shape of the input leaf.
+        structure: the most specific structure proved.
+        properties: every kind proved, with 'constant' and 'symmetric'.
+        statement: the condition on indices for an entry to be nonzero, or None.
+        terms: the derived terms.
+        nnz: how many entries can be nonzero; an upper bound where `nnz_exact` is False.
+        nnz_exact: whether `nnz` is the exact count of the proved pattern.
+        formula: the Jacobian in index notation, or None.
+        vjp_formula: the VJP in matrix notation where it has one, else by indices, or None.
+        where: definitions of the names that the formulas use.
+        observation: what was seen at points, or None.
+        value: the matrix at the given point, or None where it was not evaluated.
+    """
+
+    output: str
+    input: str
+    out_shape: tuple[int, ...]
+    in_shape: tuple[int, ...]
+    structure: Structure
+    properties: frozenset[str]
+    statement: str | None
+    terms: Terms
+    nnz: int
+    nnz_exact: bool = True
+    formula: str | None = None
+    vjp_formula: str | None = None
+    where: tuple[str, ...] = ()
+    observation: Observation | None = None
+    value: NDArray[Any] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The matrix shape, both leaves flattened."""
+        return prod(self.out_shape), prod(self.in_shape)
+
+    @property
+    def name(self) -> str:
+        """The block as a derivative: `∂out/∂x`."""
+        return f"∂{self.output}/∂{self.input}"
+
+    @property
+    def observed(self) -> Structure | None:
+        """The structure seen at the points evaluated, or None."""
+        return None if self.observation is None else self.observation.structure
+
+    @property
+    def points(self) -> int:
+        """The number of points that the observation is from."""
+        return 0 if self.observation is None else self.observation.points
+
+    def pattern(self) -> sparse.csr_array:
+        """What can be nonzero: a boolean m×n matrix in CSR form.
+
+        Raises:
+            ArgumentError: the pattern has too many entries to list.
+        """
+        m, n = self.shape
+        listed = entries.coordinates(self.terms, self.out_shape, self.in_shape, MAX_PATTERN)
+        if listed is None:
+            raise ArgumentError(
+                f"the pattern of {self.name} ({m}×{n}) is too large to list; "
+                "use .structure, .statement and .nnz, which need no list"
+            )
+        ones = np.ones(len(listed[0]), dtype=bool)
+        return sparse.csr_array((ones, listed), shape=(m, n))
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The Jacobian of a function, block by block.
+
+    Attributes:
+        name: the function's name.
+        inputs: every input leaf.
+        outputs: every output leaf.
+        blocks: the blocks, output-major.
+        notes: what the reader has to know besides: inputs without derivative, operations treated
+            widely, points dropped, and, loudly, any contradiction between proof and numbers.
+    """
+
+    name: str
+    inputs: tuple[Leaf, ...]
+    outputs: tuple[Leaf, ...]
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...]
+
+    def __getitem__(self, key: tuple[int | str, int | str]) -> Block:
+        """The block of an (output, input) pair, each by position or name."""
+        found: Block = dense.pick(self.blocks, key)
+        return found
+
+    @cached_property
+    def _text(self) -> str:
+        from jacobians.report.text import explanation_text
+
+        return explanation_text(self)
+
+    def __str__(self) -> str:
+        return self._text
+
+    def to_dict(self) -> dict[str, Any]:
+        """The explanation as JSON-ready values; see `jacobians.report.json`."""
+        from jacobians.report.json import explanation_dict
+
+        return explanation_dict(self)
+
+
+def explain(
+    f: Callable[..., Any],
+    *args: Any,
+    argnums: int | Sequence[int] | None = None,
+    points: int = 6,
+    seed: int = 0,
+) -> Explanation:
+    """Explains the Jacobian of `f` at the shapes, and where given the values, of `args`.
+
+    Args:
+        f: a JAX function, or a `Gate` (its forward function is explained).
+        args: arrays, pytrees, Python scalars, or `jax.ShapeDtypeStruct`: with any of the last,
+            everything is derived and nothing evaluated.
+        argnums: the arguments to differentiate with respect to; default all with float leaves.
+        points: at how many points to observe: the given one, and random ones within the range
+            of the given values and around zero.
+        seed: seed of the random points.
+
+    Returns:
+        The explanation, one block per (output leaf, input leaf).
+
+    Raises:
+        ArgumentError: the arguments do not fit, or nothing is differentiable.
+        Exception: whatever `f` raises while it is traced or evaluated.
+    """
+    if points < 1:
+        raise ArgumentError(f"points={points}: observe at one point at least")
+    call = bind(getattr(f, "forward", f), args, argnums)
+    _check_output(call)
+    derivation = derive_call(call)
+    notes = [*dense.no_derivative_notes(call), *derivation.notes]
+    blocks = [
+        _block(call, derivation, o, k)
+        for o, leaf in enumerate(call.outputs)
+        if leaf.differentiable
+        for k in call.selected
+    ]
+    if call.concrete:
+        blocks = _confront(call, blocks, points, seed, notes)
+    else:
+        notes.append("derived from shapes alone: nothing was evaluated")
+    return Explanation(
+        function_name(f), call.inputs, call.outputs, tuple(blocks), tuple(dict.fromkeys(notes))
+    )
+
+
+def _check_output(call: Call) -> None:
+    if not any(leaf.differentiable for leaf in call.outputs):
+        given = ", ".join(f"{leaf.name}: {leaf.short_type}" for leaf in call.outputs)
+        raise ArgumentError(
+            f"{function_name(call.function)} has no floating-point output to differentiate "
+            f"({given or 'no output at all'})"
+        )
+
+
+def _block(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
+    output, input_ = call.outputs[o], call.inputs[k]
+    terms = derivation.terms(o, k)
+    source = derivation.number(k)
+    proof = prove.prove(terms, output.shape, input_.shape, source, derivation.tape.known)
+    count = prove.count_entries(terms, output.shape, input_.shape)
+    text: Formulas = formulas(derivation, o, k)
+    return Block(
+        output.name,
+        input_.name,
+        output.shape,
+        input_.shape,
+        proof.structure,
+        proof.properties,
+        proof.statement,
+        terms,
+        output.size * input_.size if count is None else count,
+        count is not None,
+        text.jacobian,
+        text.vjp,
+        text.where,
+    )
+
+
+def _confront(
+    call: Call, blocks: list[Block], points: int, seed: int, notes: list[str]
+) -> list[Block]:
+    """Adds what is seen at points to the blocks, and checks the proof against it."""
+    if any(np.issubdtype(call.inputs[k].dtype, np.complexfloating) for k in call.selected):
+        notes.append("complex inputs: derived, not evaluated")
+        return blocks
+    size = sum(prod(b.shape) for b in blocks)
+    if size > OBSERVE_ONE:
+        notes.append(f"derived only: the explicit Jacobian has {size} entries, too many to observe")
+        return blocks
+    evaluate = dense.evaluator(call)
+    given = evaluate(None)
+    notes.extend(given.notes)
+    seen = [given]
+    if size > OBSERVE_ALL:
+        notes.append("observed at the given point only: the explicit Jacobian is large")
+    else:
+        dropped = 0
+        finite = _finite(given)
+        for values in random_points(call, points - 1, seed):
+            other = evaluate(values)
+            if finite and not _finite(other):
+                dropped += 1
+            else:
+                seen.append(other)
+        if dropped:
+            notes.append(
+                f"{dropped} of {points - 1} random points dropped: the Jacobian there is not finite"
+            )
+    result = []
+    for k, block in enumerate(blocks):
+        matrices = [s.blocks[k].matrix for s in seen]
+        observation = observe(matrices, out_shape=block.out_shape, in_shape=block.in_shape)
+        block = replace(block, observation=observation, value=matrices[0])
+        result.append(_checked(block, matrices, notes))
+    _check_values(call, result, notes)
+    return result
+
+
+def _finite(seen: dense.DenseJacobian) -> bool:
+    return all(bool(np.isfinite(b.tensor).all()) for b in seen.blocks)
+
+
+def random_points(call: Call, count: int, seed: int) -> list[list[Any]]:
+    """Random values for a call's float inputs, the others as given.
+
+    Half of the points are uniform within the range of each given leaf, which keeps to the domain
+    of functions like log; the others are normal with the leaf's own magnitude, which shows what
+    an all-positive input hides.
+
+    Args:
+        call: a call with values.
+        count: how many points.
+        seed: seed of the generator.
+
+    Returns:
+        For each point one value per input leaf.
+    """
+    generator = np.random.default_rng(seed)
+    result = []
+    for number in range(count):
+        values = []
+        for leaf in call.inputs:
+            if not leaf.differentiable:
+                values.append(leaf.value)
+                continue
+            given = np.asarray(leaf.value, dtype=np.float64)
+            finite = given[np.isfinite(given)]
+            low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+            scale = max(abs(low), abs(high)) or 1.0
+            if number % 2 == 0:
+                if low == high:
+                    low, high = low - 0.5 * abs(low), low + 0.5 * scale
+                drawn = generator.uniform(low, high, leaf.shape)
+            else:
+                drawn = scale * generator.normal(size=leaf.shape)
+            values.append(np.asarray(drawn))
+        result.append(values)
+    return result
+
+
+def _checked(block: Block, matrices: Sequence[NDArray[Any]], notes: list[str]) -> Block:
+    """The block, widened if a number contradicts its proved pattern."""
+    if block.nnz_exact and block.nnz == prod(block.shape):
+        return block
+    outside = ~np.asarray(block.pattern().todense(), dtype=bool)
+    for matrix in matrices:
+        largest = np.abs(matrix[np.isfinite(matrix)]).max(initial=0.0)
+        wrong = outside & (np.abs(np.nan_to_num(matrix)) > 1e-9 * largest)
+        if not wrong.any():
+            continue
+        row, column = (int(v[0]) for v in np.nonzero(wrong))
+        notes.append(
+            f"CONTRADICTION in {block.name}: entry ({row}, {column}) was proved zero but is "
+            f"{matrix[row, column]:.6g}. This is a bug in jacobians, not in your function; please "
+            "report it with the function and its input shapes. The block is given as dense."
+        )
+        wide = (algebra.wide(block.out_shape, block.in_shape),)
+        return replace(
+            block, structure=Structure("dense"), properties=frozenset({"dense"}), statement=None,
+            terms=wide, nnz=prod(block.shape), formula=None, vjp_formula=None, where=(),
+        )  # fmt: skip
+    return block
+
+
+def _check_values(call: Call, blocks: list[Block], notes: list[str]) -> None:
+    """Evaluates every formula at the given point and withdraws one that does not agree."""
+    if not any(b.formula for b in blocks):
+        return
+    try:
+        with jax.enable_x64(True):
+            wide = [dense.promoted(leaf, leaf.value) for leaf in call.inputs]
+            doubled = call.with_values(wide)
+            derivation = derive_call(doubled, double=True)
+            made = term_values(derivation, wide)
+    except Exception as error:
+        notes.append(f"formulas not evaluated: {type(error).__name__}")
+        return
+    outputs = [o for o, leaf in enumerate(call.outputs) if leaf.differentiable]
+    places = [(o, k) for o in outputs for k in call.selected]
+    for position, (block, place) in enumerate(zip(blocks, places, strict=True)):
+        matrix = made.get(place)
+        if matrix is None or block.value is None or block.formula is None:
+            continue
+        if not np.isfinite(matrix).all() or not np.isfinite(block.value).all():
+            continue
+        scale = max(np.abs(matrix).max(initial=0.0), np.abs(block.value).max(initial=0.0))
+        wrong = np.abs(matrix - block.value) > 1e-6 * scale
+        if not wrong.any():
+            continue
+        row, column = (int(v[0]) for v in np.nonzero(wrong))
+        notes.append(
+            f"the formula of {block.name} gives {matrix[row, column]:.6g} at entry "
+            f"({row}, {column}) where the explicit Jacobian has {block.value[row, column]:.6g}: "
+            "a kink of the function, or else a bug in jacobians; the formula is withdrawn"
+        )
+        blocks[position] = replace(block, formula=None, vjp_formula=None, where=())

@@ -1,0 +1,747 @@
+"""Names from terms: the structure that a block has for every input of its shapes.
+
+Facts about the pattern (diagonal, banded, triangular, blocks) come from the ranges of affine
+expressions; facts about values (permutation, Toeplitz, Kronecker, rank one) from which index
+variables a coefficient sees. Entries are listed only where an expression cannot tell, and then as
+part of the proof. Whatever cannot be shown is left out: a proved name may be too weak, never wrong.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import gcd, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jacobians.algebra import affine, entries
+from jacobians.algebra import coefficient as coefficients
+from jacobians.algebra.affine import Affine, plain_variable, subtract, value_range
+from jacobians.algebra.block import Terms
+from jacobians.algebra.coefficient import Product
+from jacobians.algebra.term import Term, relation_variables
+from jacobians.observe import observe
+from jacobians.structure import Structure, most_specific
+
+Shape = tuple[int, ...]
+
+MAX_LISTED = 1 << 21
+MAX_DENSE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is proved of a block.
+
+    Attributes:
+        structure: the most specific structure.
+        properties: every kind proved, with 'constant' and 'symmetric'.
+        statement: what must hold for an entry of the tensor to be nonzero, or None.
+    """
+
+    structure: Structure
+    properties: frozenset[str]
+    statement: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """Terms with what is needed to reason about them.
+
+    Attributes:
+        terms: the terms of the block.
+        out_shape: shape of the output.
+        in_shape: shape of the input.
+        fixed: variables that count as fixed (the number of a diagonal block, inside it).
+        known: gives the constant array that a tape value always is, or None.
+    """
+
+    terms: Terms
+    out_shape: Shape
+    in_shape: Shape
+    fixed: frozenset[int] = frozenset()
+    known: Callable[[int], NDArray[Any] | None] = field(default=lambda _: None)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The matrix shape."""
+        return prod(self.out_shape), prod(self.in_shape)
+
+    @cached_property
+    def rows(self) -> list[Affine]:
+        """The row of the flattened matrix, per term."""
+        return [affine.ravel(t.out, self.out_shape) for t in self.terms]
+
+    @cached_property
+    def columns(self) -> list[Affine]:
+        """The column of the flattened matrix, per term."""
+        return [affine.ravel(t.inp, self.in_shape) for t in self.terms]
+
+    @cached_property
+    def offsets(self) -> list[tuple[int, int]]:
+        """The range of column − row, per term."""
+        pairs = zip(self.terms, self.rows, self.columns, strict=True)
+        return [span(subtract(c, r), t) for t, r, c in pairs]
+
+
+def prove(
+    terms: Terms,
+    out_shape: Shape,
+    in_shape: Shape,
+    source: int,
+    known: Callable[[int], NDArray[Any] | None],
+) -> Proof:
+    """Names the structure of a derived block.
+
+    Args:
+        terms: its terms.
+        out_shape: shape of the output.
+        in_shape: shape of the input.
+        source: the input's number on the tape.
+        known: gives the constant array that a tape value always is, or None.
+
+    Returns:
+        The proof.
+    """
+    facts = Facts(terms, out_shape, in_shape, known=known)
+    structures = name(facts)
+    properties = {s.kind for s in structures}
+    if all(source not in t.coefficient.depends for t in terms):
+        properties.add("constant")
+    exact = _exact_matrix(facts)
+    if exact is not None:
+        seen = observe([exact], out_shape=out_shape, in_shape=in_shape, tolerance=0.0)
+        # ranks are decided with rounding, which is no proof
+        kinds = seen.properties - {"outer", "kronecker", "diagonal-plus-low-rank", "dense"}
+        properties |= kinds
+        if seen.structure.kind in kinds:
+            structures.append(seen.structure)
+    kind = most_specific(_telling(structures))
+    if kind.kind in ("identity", "scaled-identity", "diagonal"):
+        properties |= _IMPLIED[kind.kind]
+    return Proof(kind, frozenset(properties), statement(facts))
+
+
+_IMPLIED = {
+    "diagonal": {"lower-triangular", "upper-triangular", "symmetric"},
+    "scaled-identity": {"diagonal", "lower-triangular", "upper-triangular", "symmetric"},
+    "identity": {
+        "scaled-identity", "diagonal", "permutation", "selection", "lower-triangular",
+        "upper-triangular", "symmetric",
+    },
+}  # fmt: skip
+
+
+def _telling(structures: list[Structure]) -> list[Structure]:
+    """Without 'Toeplitz' where a name with Toeplitz beside it says more."""
+    if any(s.get("toeplitz") for s in structures):
+        return [s for s in structures if s.kind != "toeplitz"]
+    return structures
+
+
+def name(facts: Facts, blocks: bool = True) -> list[Structure]:
+    """Every structure that can be shown, most specific or not."""
+    if not facts.terms:
+        return [Structure("zero")]
+    found: list[Structure] = []
+    diagonal = _diagonal(facts)
+    if diagonal:
+        found.extend(diagonal)
+    found.extend(_selection(facts))
+    toeplitz = _toeplitz(facts)
+    found.extend(toeplitz)
+    too = (("toeplitz", True),) if toeplitz else ()
+    found.extend(_banded(facts, too))
+    found.extend(_triangular(facts, too))
+    if blocks and not diagonal:
+        found.extend(_block_diagonal(facts))
+    found.extend(_kronecker(facts))
+    found.extend(_outer(facts))
+    found.extend(_diagonal_plus_low_rank(facts))
+    m, n = facts.shape
+    count = count_entries(facts.terms, facts.out_shape, facts.in_shape)
+    if count is not None and 2 * count <= m * n:
+        found.append(Structure("sparse"))
+    return found or [Structure("dense")]
+
+
+def span(e: Affine, term: Term) -> tuple[int, int]:
+    """A range that certainly holds an expression's values on a term's index vectors."""
+    if not e.terms:
+        return e.const, e.const
+    if (term.zeros or term.guards) and entries.grid_size(term) <= MAX_LISTED:
+        found = entries.points(replace(term, coefficient=coefficients.OPAQUE))
+        if found.count == 0:
+            return 0, 0
+        extra = [v for v, _ in e.terms if v not in found.at]
+        if not extra:
+            values = found.value(e)
+            return int(values.min()), int(values.max())
+    return -_upper(affine.scale(e, -1), term), _upper(e, term)
+
+
+def _upper(e: Affine, term: Term) -> int:
+    """An upper bound of e, using that every bound of the term is at least 0."""
+    best = value_range(e, term.sizes)[1]
+    current = e
+    for _ in range(len(term.bounds)):
+        improved = None
+        for b in term.bounds:
+            for v, c in b.terms:
+                ratio, rest = divmod(-affine.coefficient(current, v), c)
+                if rest or ratio <= 0:
+                    continue
+                candidate = affine.add(current, affine.scale(b, ratio))
+                high = value_range(candidate, term.sizes)[1]
+                if high < best:
+                    best, improved = high, candidate
+        if improved is None:
+            return best
+        current = improved
+    return best
+
+
+def _is_number(term: Term) -> float | None:
+    """The value of a coefficient that is one known number everywhere, else None."""
+    products = term.coefficient.products
+    if products is None or len(products) != 1 or products[0].factors:
+        return None
+    return products[0].scale
+
+
+def _fills(term: Term, count: int) -> bool:
+    """Whether a term without conditions runs over exactly `count` index vectors."""
+    if term.zeros or term.bounds or term.guards:
+        return False
+    return prod(term.sizes[v] for v in relation_variables(term)) == count
+
+
+def _diagonal(facts: Facts) -> list[Structure]:
+    m, n = facts.shape
+    if m != n or any(r != (0, 0) for r in facts.offsets):
+        return []
+    found = [Structure("diagonal")]
+    if len(facts.terms) == 1 and _fills(facts.terms[0], n):
+        term = facts.terms[0]
+        scale = _is_number(term)
+        if scale == 1.0:
+            found.append(Structure("identity"))
+        if scale is not None:
+            found.append(Structure("scaled-identity", (("scale", scale),)))
+        elif n > 1 and term.coefficient.products is not None:
+            relation = set(relation_variables(term)) - facts.fixed
+            if not relation & coefficients.variables(term.coefficient):
+                found.append(Structure("scaled-identity"))
+    return found
+
+
+def _selection(facts: Facts) -> list[Structure]:
+    if any(_is_number(t) != 1.0 for t in facts.terms):
+        return []
+    m, n = facts.shape
+    if len(facts.terms) == 1 and injective(facts.terms[0].out, facts.terms[0]):
+        term = facts.terms[0]
+        if m == n and _fills(term, n) and injective(term.inp, term):
+            return [Structure("selection"), Structure("permutation")]
+        if set(_variables(term.out)) >= set(relation_variables(term)):
+            return [Structure("selection")]
+    listed = _list(facts)
+    if listed is None:
+        return []
+    rows, columns = listed
+    if len(np.unique(rows)) < len(rows):
+        return []
+    if m == n == len(rows) and len(np.unique(columns)) == n:
+        return [Structure("selection"), Structure("permutation")]
+    return [Structure("selection")]
+
+
+def _list(facts: Facts) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Rows and columns of every index vector of every term, with repetitions."""
+    if sum(_visits(t) for t in facts.terms) > MAX_LISTED:
+        return None
+    rows, columns = [], []
+    for t in facts.terms:
+        found = entries.points(t)
+        rows.append(found.flat(t.out, facts.out_shape))
+        columns.append(found.flat(t.inp, facts.in_shape))
+    return np.concatenate(rows), np.concatenate(columns)
+
+
+def _visits(term: Term) -> int:
+    return entries.grid_size(term)
+
+
+def _banded(facts: Facts, too: tuple[tuple[str, Any], ...]) -> list[Structure]:
+    m, n = facts.shape
+    lower = max(0, -min(low for low, _ in facts.offsets))
+    upper = max(0, max(high for _, high in facts.offsets))
+    if lower + upper + 1 >= min(m, n) or min(m, n) < 3:
+        return []
+    return [Structure("banded", (("lower", lower), ("upper", upper), *too))]
+
+
+def _triangular(facts: Facts, too: tuple[tuple[str, Any], ...]) -> list[Structure]:
+    m, n = facts.shape
+    found = []
+    if m == n >= 2:
+        if all(high <= 0 for _, high in facts.offsets):
+            found.append(Structure("lower-triangular", too))
+        if all(low >= 0 for low, _ in facts.offsets):
+            found.append(Structure("upper-triangular", too))
+    if found:
+        return found
+    lead = 0
+    for a, b in zip(facts.out_shape, facts.in_shape, strict=False):
+        if a != b:
+            break
+        lead += 1
+    for k in range(lead, 0, -1):
+        count = prod(facts.out_shape[:k])
+        if count < 2:
+            continue
+        ranges = [
+            span(
+                subtract(
+                    affine.ravel(t.inp[:k], facts.in_shape[:k]),
+                    affine.ravel(t.out[:k], facts.out_shape[:k]),
+                ),
+                t,
+            )
+            for t in facts.terms
+        ]
+        parameters = (("blocks", count), ("block_shape", (m // count, n // count)))
+        if all(r == (0, 0) for r in ranges):
+            continue
+        if all(high <= 0 for _, high in ranges):
+            return [Structure("lower-triangular", parameters)]
+        if all(low >= 0 for low, _ in ranges):
+            return [Structure("upper-triangular", parameters)]
+    return []
+
+
+def _toeplitz(facts: Facts) -> list[Structure]:
+    m, n = facts.shape
+    if min(m, n) < 2 or max(m, n) < 3:
+        return []
+    diagonals: dict[int, tuple[Product, ...]] | None = {}
+    for t, row, column in zip(facts.terms, facts.rows, facts.columns, strict=True):
+        products = t.coefficient.products
+        if products is None or t.zeros or t.guards:
+            return []
+        offset = subtract(column, row)
+        if not offset.terms and not t.bounds:
+            inner = set(relation_variables(t)) & coefficients.variables(t.coefficient)
+            length = min(m, n - offset.const) - max(0, -offset.const)
+            if inner or prod(t.sizes[v] for v in relation_variables(t)) != length:
+                return []
+            if diagonals is not None:
+                diagonals[offset.const] = products
+            continue
+        diagonals = None
+        if not _slides(t, row, column, (m, n)):
+            return []
+    found = [Structure("toeplitz")]
+    if m == n and diagonals is not None and _wraps(diagonals, n):
+        found.append(Structure("circulant"))
+    return found
+
+
+def _wraps(diagonals: dict[int, tuple[Product, ...]], n: int) -> bool:
+    """Whether each diagonal d > 0 equals the diagonal d − n."""
+    return all(
+        d == 0 or diagonals.get(d - n if d > 0 else d + n) == value
+        for d, value in diagonals.items()
+    )
+
+
+def _slides(term: Term, row: Affine, column: Affine, shape: tuple[int, int]) -> bool:
+    """Whether moving one step along a diagonal stays in the term and leaves its coefficient."""
+    m, n = shape
+    edges = {
+        row, column, subtract(affine.constant(m - 1), row), subtract(affine.constant(n - 1), column)
+    }  # fmt: skip
+    row_variable, column_variable = plain_variable(row), plain_variable(column)
+    inside = [
+        *(b for b in term.bounds if b not in edges),
+        *(e for p in term.coefficient.products or () for f in p.factors for e in f.index),
+    ]
+    candidates = []
+    if row_variable is not None and term.sizes[row_variable] == m:
+        if affine.coefficient(column, row_variable) == 1:
+            candidates.append({row_variable: 1})
+        if column_variable is not None and term.sizes[column_variable] == n:
+            candidates.append({row_variable: 1, column_variable: 1})
+    if column_variable is not None and term.sizes[column_variable] == n:
+        if affine.coefficient(row, column_variable) == 1:
+            candidates.append({column_variable: 1})
+    for step in candidates:
+        moved = [sum(step.get(v, 0) * c for v, c in e.terms) for e in inside]
+        if not any(moved):
+            return True
+    return False
+
+
+def _block_diagonal(facts: Facts) -> list[Structure]:
+    m, n = facts.shape
+    for count in _divisors(gcd(m, n)):
+        if count == 1:
+            break
+        height, width = m // count, n // count
+        split = [
+            _common_high(row, column, height, width, t)
+            for t, row, column in zip(facts.terms, facts.rows, facts.columns, strict=True)
+        ]
+        if all(s is not None for s in split):
+            return _named_blocks(facts, count, [s for s in split if s is not None])
+    return []
+
+
+def _divisors(n: int) -> list[int]:
+    small = [d for d in range(1, min(int(n**0.5), 1 << 14) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)}, reverse=True)
+
+
+@dataclass(frozen=True)
+class _Split:
+    high: Affine
+    row: Affine
+    column: Affine
+
+
+def _common_high(row: Affine, column: Affine, height: int, width: int, term: Term) -> _Split | None:
+    """row = height·u + r and column = width·u + c with the same u and 0 ≤ r < height, …"""
+    parts = []
+    for e, size in ((row, height), (column, width)):
+        high_terms = tuple((v, c // size) for v, c in e.terms if c % size == 0)
+        low_terms = tuple((v, c) for v, c in e.terms if c % size)
+        quotient, rest = divmod(e.const, size)
+        low = Affine(rest, low_terms)
+        first, last = span(low, term)
+        if first < 0 or last >= size:
+            return None
+        parts.append((Affine(quotient, high_terms), low))
+    if parts[0][0] != parts[1][0]:
+        return None
+    return _Split(parts[0][0], parts[0][1], parts[1][1])
+
+
+def _named_blocks(facts: Facts, count: int, split: Sequence[_Split]) -> list[Structure]:
+    m, n = facts.shape
+    height, width = m // count, n // count
+    numbers = frozenset(v for s in split for v, _ in s.high.terms)
+    parameters: list[tuple[str, Any]] = [("blocks", count), ("block_shape", (height, width))]
+    equal = all(_same_in_each(t, s, count) for t, s in zip(facts.terms, split, strict=True))
+    if equal:
+        parameters.append(("equal", True))
+    if height > 1 and width > 1:
+        inside = tuple(
+            replace(t, out=(s.row,), inp=(s.column,))
+            for t, s in zip(facts.terms, split, strict=True)
+        )
+        inner_facts = Facts(inside, (height,), (width,), facts.fixed | numbers, facts.known)
+        inner = most_specific(_telling(name(inner_facts, blocks=False)))
+        if inner.kind not in ("dense", "sparse"):
+            parameters.append(("inner", inner))
+    found = [Structure("block-diagonal", tuple(parameters))]
+    if equal:
+        shape = ("block_shape", (height, width))
+        found.append(Structure("kronecker", (("blocks", count), shape)))
+    return found
+
+
+def _same_in_each(term: Term, split: _Split, count: int) -> bool:
+    """Whether a term is the same in every block."""
+    u = {v for v, _ in split.high.terms}
+    if not u or term.zeros or term.guards or term.coefficient.products is None:
+        return False
+    if value_range(split.high, term.sizes) != (0, count - 1):
+        return False
+    if prod(term.sizes[v] for v in u) != count or any(
+        v in u for e in (*term.bounds, split.row, split.column) for v, _ in e.terms
+    ):
+        return False
+    return not u & coefficients.variables(term.coefficient)
+
+
+def _variables(es: Iterable[Affine]) -> list[int]:
+    return list(dict.fromkeys(v for e in es for v, _ in e.terms))
+
+
+def _components(term: Term, fixed: frozenset[int]) -> Callable[[int], int]:
+    """Groups variables that a condition or a factor ties together; returns the group of one."""
+    parent: dict[int, int] = {}
+
+    def find(v: int) -> int:
+        while parent.setdefault(v, v) != v:
+            v = parent[v]
+        return v
+
+    together = [_variables((e,)) for e in (*term.zeros, *term.bounds)]
+    together += [_variables((*g.index, *((g.value,) if g.value else ()))) for g in term.guards]
+    for p in term.coefficient.products or ():
+        together += [_variables(f.index) for f in p.factors]
+    for group in together:
+        moving = [v for v in group if v not in fixed]
+        for v in moving[1:]:
+            parent[find(v)] = find(moving[0])
+    return find
+
+
+def _kronecker(facts: Facts) -> list[Structure]:
+    term = facts.terms[0]
+    products = term.coefficient.products
+    if len(facts.terms) != 1 or products is None or len(products) != 1:
+        return []
+    m, n = facts.shape
+    find = _components(term, facts.fixed)
+    if min(m, n) == 1 or _separated(term.out, term.inp, find):
+        return []
+    for p in range(len(term.out) + 1):
+        for q in range(len(term.inp) + 1):
+            left = prod(facts.out_shape[:p]), prod(facts.in_shape[:q])
+            right = m // max(left[0], 1), n // max(left[1], 1)
+            flat = (left[0] == 1 == right[1]) or (left[1] == 1 == right[0])
+            if min(prod(left), prod(right)) < 2 or flat:
+                continue
+            first = (*term.out[:p], *term.inp[:q])
+            second = (*term.out[p:], *term.inp[q:])
+            if not _separated(first, second, find):
+                continue
+            parameters: list[tuple[str, Any]] = [("left", left), ("right", right)]
+            for side, o, i, shapes in (
+                ("left_identity", term.out[:p], term.inp[:q], left),
+                ("right_identity", term.out[p:], term.inp[q:], right),
+            ):
+                if _plain_identity(term, o, i, shapes):
+                    parameters.append((side, True))
+            return [Structure("kronecker", tuple(parameters))]
+    return []
+
+
+def _plain_identity(term: Term, out: Sequence[Affine], inp: Sequence[Affine], shape: tuple[int, int]) -> bool:
+    """Whether one side of a product has equal indices, no coefficient and no condition."""
+    if shape[0] != shape[1] or tuple(out) != tuple(inp):
+        return False
+    own = set(_variables(out))
+    if prod(term.sizes[v] for v in own) != shape[0]:
+        return False
+    conditions = _variables((*term.zeros, *term.bounds))
+    return not own & (coefficients.variables(term.coefficient) | set(conditions))
+
+
+def _separated(a: Iterable[Affine], b: Iterable[Affine], find: Callable[[int], int]) -> bool:
+    """Whether no condition or factor ties a variable of one side to one of the other."""
+    left, right = {find(v) for v in _variables(a)}, {find(v) for v in _variables(b)}
+    return not left & right
+
+
+def _outer(facts: Facts) -> list[Structure]:
+    term = facts.terms[0]
+    products = term.coefficient.products
+    if len(facts.terms) != 1 or products is None or len(products) != 1:
+        return []
+    m, n = facts.shape
+    find = _components(term, facts.fixed)
+    if m > 1 and n > 1:
+        return [Structure("outer")] if _separated(term.out, term.inp, find) else []
+    index, shape = (term.inp, facts.in_shape) if m == 1 else (term.out, facts.out_shape)
+    axes = [e for e, k in zip(index, shape, strict=True) if k > 1]
+    if len(axes) < 2:
+        return []
+    apart = all(_separated((a,), axes[k + 1 :], find) for k, a in enumerate(axes))
+    return [Structure("outer", (("gradient", True),))] if apart else []
+
+
+def _diagonal_plus_low_rank(facts: Facts) -> list[Structure]:
+    m, n = facts.shape
+    if m != n or n < 4:
+        return []
+    rank, diagonal = 0, False
+    for t, offset in zip(facts.terms, facts.offsets, strict=True):
+        if offset == (0, 0):
+            diagonal = True
+            continue
+        products = t.coefficient.products
+        if products is None:
+            return []
+        for p in products:
+            alone = replace(t, coefficient=replace(t.coefficient, products=(p,)))
+            out = [e for e in t.out if not set(_variables((e,))) <= facts.fixed]
+            inp = [e for e in t.inp if not set(_variables((e,))) <= facts.fixed]
+            if not _separated(out, inp, _components(alone, facts.fixed)):
+                return []
+        rank += len(products)
+    if not diagonal or not rank or rank > max(1, n // 2 - 1):
+        return []
+    return [Structure("diagonal-plus-low-rank", (("rank", rank),))]
+
+
+def _exact_matrix(facts: Facts) -> NDArray[Any] | None:
+    """The matrix itself where every coefficient is a known constant and it is small."""
+    m, n = facts.shape
+    if m * n > MAX_DENSE or sum(_visits(t) for t in facts.terms) > MAX_DENSE:
+        return None
+    matrix = np.zeros((m, n))
+    for t in facts.terms:
+        if t.coefficient.products is None or coefficients.variables(t.coefficient) - set(
+            relation_variables(t)
+        ):
+            return None
+        arrays: dict[int, NDArray[Any]] = {}
+        for p in t.coefficient.products:
+            for f in p.factors:
+                array = facts.known(f.value)
+                if array is None or np.iscomplexobj(array):
+                    return None
+                arrays[f.value] = array
+        found = entries.points(t)
+        values = np.zeros(found.count)
+        for p in t.coefficient.products:
+            part = np.full(found.count, p.scale)
+            for f in p.factors:
+                part = part * arrays[f.value][tuple(found.value(e) for e in f.index)]
+            values += part
+        rows, columns = found.flat(t.out, facts.out_shape), found.flat(t.inp, facts.in_shape)
+        np.add.at(matrix, (rows, columns), values)
+    return matrix if np.isfinite(matrix).all() else None
+
+
+def injective(index: Sequence[Affine], term: Term) -> bool:
+    """Whether an index certainly determines every variable in it (mixed radix, plain variables)."""
+    open_ = [e for e in index if e.terms]
+    settled: set[int] = set()
+    progress = True
+    while open_ and progress:
+        progress = False
+        for e in list(open_):
+            rest = sorted(((abs(c), v) for v, c in e.terms if v not in settled))
+            reach = 0
+            for c, v in rest:
+                if c <= reach:
+                    break
+                reach += c * (term.sizes[v] - 1)
+            else:
+                settled.update(v for _, v in rest)
+                open_.remove(e)
+                progress = True
+    return not open_
+
+
+def count_entries(terms: Terms, out_shape: Shape, in_shape: Shape) -> int | None:
+    """How many entries can be nonzero, by formula where there is one, else by listing.
+
+    Returns:
+        The number, or None when it would take listing too many entries.
+    """
+    if not terms:
+        return 0
+    counts = [_count(t) for t in terms]
+    if len(terms) == 1 and counts[0] is not None:
+        return counts[0]
+    if all(c is not None for c in counts) and _disjoint(terms):
+        return sum(c for c in counts if c is not None)
+    if any(c == prod(out_shape) * prod(in_shape) for c in counts):
+        return prod(out_shape) * prod(in_shape)
+    listed = entries.coordinates(terms, out_shape, in_shape, MAX_LISTED)
+    return None if listed is None else len(listed[0])
+
+
+def _count(term: Term) -> int | None:
+    """The number of entries of one term where its index vectors map to them one to one."""
+    if term.zeros or term.guards or not injective((*term.out, *term.inp), term):
+        return None
+    names = relation_variables(term)
+    if not set(names) <= set(_variables((*term.out, *term.inp))):
+        return None
+    total = prod(term.sizes[v] for v in names)
+    if not term.bounds:
+        return total
+    bounded = set(_variables(term.bounds))
+    size = prod(term.sizes[v] for v in bounded)
+    if len(term.bounds) == 1 and len(bounded) == 2:
+        inside = _triangle(term.bounds[0], term)
+        return None if inside is None else total // size * inside
+    if size > MAX_LISTED:
+        return None
+    sizes = {v: term.sizes[v] for v in bounded}
+    only = Term(sizes, tuple(affine.variable(v) for v in bounded), (), bounds=term.bounds)
+    return total // size * entries.points(only).count
+
+
+def _triangle(bound: Affine, term: Term) -> int | None:
+    """How many (v, w) satisfy `±(v − w) + const ≥ 0`."""
+    (v, a), (w, b) = bound.terms
+    if {a, b} != {1, -1}:
+        return None
+    n, m = (term.sizes[v], term.sizes[w]) if a == 1 else (term.sizes[w], term.sizes[v])
+    # count pairs with x − y + const ≥ 0, x in [0, n), y in [0, m): y ≤ x + const
+    d = bound.const
+    first = max(0, -d)
+    full = min(n, max(first, m - 1 - d))
+    rising = full - first
+    lowest = first + d + 1
+    return rising * lowest + rising * (rising - 1) // 2 + (n - full) * m if first < n else 0
+
+
+def _disjoint(terms: Terms) -> bool:
+    """Whether certainly no entry belongs to two terms: somewhere their index offsets part."""
+    places = [(a, b) for a in range(len(terms[0].out)) for b in range(len(terms[0].inp))]
+    if len(terms) * len(places) > 400:
+        return False
+    offsets = [
+        [span(subtract(t.inp[b], t.out[a]), t) for a, b in places]
+        + [span(e, t) for e in (*t.out, *t.inp)]
+        for t in terms
+    ]
+    return all(
+        any(p[1] < q[0] or q[1] < p[0] for p, q in zip(first, second, strict=True))
+        for k, first in enumerate(offsets)
+        for second in offsets[k + 1 :]
+    )
+
+
+def statement(facts: Facts) -> str | None:
+    """What must hold for an entry of the tensor to be nonzero, in index notation.
+
+    Returns:
+        The condition in the names `o0, o1, …` of the output's and `i0, i1, …` of the input's
+        indices, such as `i0 = o0 and i1 ≤ o1`; None when nothing is known.
+    """
+    if not facts.terms:
+        return None
+    used: set[int] = set()
+    clauses = []
+    for a, n in enumerate(facts.out_shape):
+        best: tuple[int, int, str] | None = None
+        for b, k in enumerate(facts.in_shape):
+            if b in used or n == 1 or k == 1:
+                continue
+            ranges = [span(subtract(t.inp[b], t.out[a]), t) for t in facts.terms]
+            low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+            clause = _clause(f"o{a}", f"i{b}", low, high, n, k)
+            if clause is not None and (best is None or high - low < best[0]):
+                best = (high - low, b, clause)
+        if best is not None:
+            used.add(best[1])
+            clauses.append(best[2])
+    return " and ".join(clauses) or None
+
+
+def _clause(o: str, i: str, low: int, high: int, n: int, k: int) -> str | None:
+    """The condition low ≤ i − o ≤ high as text, or None where it says nothing."""
+    if low == high:
+        return f"{i} = {_shifted(o, low)}"
+    below, above = low > -(n - 1), high < k - 1
+    if below and above and 2 * (high - low + 1) <= max(n, k):
+        return f"{_shifted(o, low)} ≤ {i} ≤ {_shifted(o, high)}"
+    if n == k and above and high <= 0:
+        return f"{i} ≤ {_shifted(o, high)}"
+    if n == k and below and low >= 0:
+        return f"{_shifted(o, low)} ≤ {i}"
+    return None
+
+
+def _shifted(text: str, by: int) -> str:
+    return text if by == 0 else f"{text} {'+' if by > 0 else '−'} {abs(by)}"
