@@ -227,7 +227,8 @@ def assert_vjp(
     """
     name = function_name(vjp)
     with jax.enable_x64(True):
-        got = vjp(cotangent, *inputs)
+        given_arrays = jax.tree.map(jnp.asarray, (cotangent, *inputs))
+        got = vjp(*given_arrays)
         dtypes = [np.dtype(jnp.result_type(value)) for value in inputs]
     assert len(got) == len(inputs), f"{name} gave {len(got)} cotangents for {len(inputs)} inputs"
     differentiable = tuple(
@@ -269,7 +270,7 @@ def _assert_entries(
     index = tuple(int(k) for k in np.unravel_index(worst, given.shape))
     raise AssertionError(
         f"{title} is wrong in {int(wrong.sum())} of {wrong.size} entries, most at {index}: "
-        f"{mine[worst]!r} given, {expected[worst]!r} expected, {allowed[worst]:.1e} allowed"
+        f"{mine[worst]:.8g} given, {expected[worst]:.8g} expected, {allowed[worst]:.1e} allowed"
     )
 
 

@@ -297,14 +297,13 @@ def _custom_vjp(
 
 
 def _check_dtype(gate: Gate, name: str, value: Any, integer: bool) -> None:
-    try:
-        dtype = jnp.result_type(value)
-        given = short_type(jnp.shape(value), dtype)
-    except (TypeError, ValueError):
+    if not isinstance(value, (bool, int, float, complex, np.generic, np.ndarray, jax.Array)):
         raise ArgumentError(
             f"gate {gate.name!r}: {name} must be an array, got {value!r} "
             f"of type {type(value).__name__}"
-        ) from None
+        )
+    dtype = jnp.result_type(value)
+    given = short_type(jnp.shape(value), dtype)
     if integer:
         if not jnp.issubdtype(dtype, jnp.integer):
             raise ArgumentError(

@@ -106,7 +106,7 @@ def test_vjp_is_right_for_large_and_tiny_numbers(gate: Gate, data: Any) -> None:
 
 
 @pytest.mark.parametrize("gate", WITH_AXES, ids=lambda gate: gate.name)
-@few
+@settings(few, max_examples=10)
 @given(data=st.data())
 def test_vjp_with_loop_axes_sums_over_those_that_were_broadcast(gate: Gate, data: Any) -> None:
     cotangent, inputs = data.draw(
