@@ -150,7 +150,7 @@ def evaluator(call: Call, strip: bool = True) -> Callable[[Sequence[Any] | None]
     Raises:
         ArgumentError: an input is complex, or the Jacobian would not fit in memory.
     """
-    _check_inputs(call)
+    check_inputs(call)
     _check_size(call)
     compiled: dict[str, Any] = {}
 
@@ -256,12 +256,12 @@ def _compile(call: Call, given: Sequence[Any], strip: bool, compiled: dict[str, 
         return tuple(results[k] for k in differentiable)
 
     def columns(values: Any, start: Any) -> Any:
-        tangents = _unit_vectors(values, start, chunk)
+        tangents = unit_vectors(values, start, chunk)
         return jax.vmap(lambda *t: jax.jvp(smooth, tuple(values), t)[1])(*tangents)
 
     def rows(values: Any, start: Any) -> Any:
         results, pull = jax.vjp(smooth, *values)
-        return jax.vmap(lambda *c: pull(tuple(c)))(*_unit_vectors(results, start, chunk))
+        return jax.vmap(lambda *c: pull(tuple(c)))(*unit_vectors(results, start, chunk))
 
     compiled["values"] = jax.jit(lambda values: function(*values))
     chosen = [jnp.asarray(given[k]) for k in call.selected]
@@ -274,7 +274,7 @@ def _compile(call: Call, given: Sequence[Any], strip: bool, compiled: dict[str, 
         compiled["rows"] = jax.jit(rows)
 
 
-def _unit_vectors(values: Sequence[Any], start: Any, count: int) -> list[Any]:
+def unit_vectors(values: Sequence[Any], start: Any, count: int) -> list[Any]:
     """`count` unit vectors of the concatenated arrays from number `start`, split per array."""
     numbers = start + jnp.arange(count)
     vectors, offset = [], 0
@@ -308,7 +308,7 @@ def _split(stacked: list[Array], leaves: Sequence[Leaf], transpose: bool) -> lis
     return result
 
 
-def _check_inputs(call: Call) -> None:
+def check_inputs(call: Call) -> None:
     for k in call.selected:
         leaf = call.inputs[k]
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):

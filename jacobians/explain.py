@@ -316,13 +316,18 @@ def _checked(block: Block, matrices: Sequence[NDArray[Any]], notes: list[str]) -
     """The block, widened if a number contradicts its proved pattern."""
     if block.nnz_exact and block.nnz == prod(block.shape):
         return block
-    outside = ~np.asarray(block.pattern().todense(), dtype=bool)
+    listed = entries.coordinates(block.terms, block.out_shape, block.in_shape, MAX_PATTERN)
+    if listed is None:
+        return block
+    n = block.shape[1]
+    allowed = listed[0] * n + listed[1]
     for matrix in matrices:
         largest = np.abs(matrix[np.isfinite(matrix)]).max(initial=0.0)
-        wrong = outside & (np.abs(np.nan_to_num(matrix)) > 1e-9 * largest)
-        if not wrong.any():
+        seen = np.flatnonzero(np.abs(np.nan_to_num(matrix)).ravel() > 1e-9 * largest)
+        outside = seen[~np.isin(seen, allowed, assume_unique=True)]
+        if not len(outside):
             continue
-        row, column = (int(v[0]) for v in np.nonzero(wrong))
+        row, column = (int(v) for v in np.divmod(outside[0], n))
         notes.append(
             f"CONTRADICTION in {block.name}: entry ({row}, {column}) was proved zero but is "
             f"{matrix[row, column]:.6g}. This is a bug in jacobians, not in your function; please "

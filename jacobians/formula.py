@@ -78,21 +78,21 @@ def formulas(derivation: CallDerivation, output: int, input_: int) -> Formulas:
 
 
 def bar(name: str) -> str:
-    """The cotangent of a name: `x̄`, `W̄1`, `params["W"]` with the bar on its last letter."""
-    position = 0
-    for k, character in enumerate(name):
-        if character.isalpha():
-            position = k
-            if not name.isidentifier():
-                continue
-            break
-    return unicodedata.normalize("NFC", name[: position + 1] + "\u0304" + name[position + 1 :])
+    """The cotangent of a name: `x̄`, `W̄1`, `p̄["W"]`; `bar(logits)` for a longer name."""
+    head = next((k for k, c in enumerate(name) if not c.isalnum() and c != "_"), len(name))
+    letters = name[:head].rstrip("0123456789₀₁₂₃₄₅₆₇₈₉")
+    if len(letters) != 1:
+        return f"bar({name})"
+    return unicodedata.normalize("NFC", name[0] + "\u0304" + name[1:])
 
 
 def _output_name(name: str, inputs: set[str]) -> str:
-    if name != "out":
+    """How an output is written: `y` for `out`, `y[1]` for `out[1]`, unless an input is called y."""
+    if name != "out" and not name.startswith("out["):
         return name
-    return next(c for c in ("y", "s", "f", "z", "out") if c not in inputs or c == "out")
+    taken = {text.split("[")[0] for text in inputs}
+    letter = next(c for c in ("y", "s", "f", "z", "out") if c not in taken or c == "out")
+    return letter + name.removeprefix("out")
 
 
 def _mentions(text: str, name: str) -> bool:

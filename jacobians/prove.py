@@ -732,7 +732,7 @@ def statement(facts: Facts) -> str | None:
 def _clause(o: str, i: str, low: int, high: int, n: int, k: int) -> str | None:
     """The condition low ≤ i − o ≤ high as text, or None where it says nothing."""
     if low == high:
-        return f"{i} = {_shifted(o, low)}"
+        return f"{o} = {i}" if low == 0 else f"{i} = {_shifted(o, low)}"
     below, above = low > -(n - 1), high < k - 1
     if below and above and 2 * (high - low + 1) <= max(n, k):
         return f"{_shifted(o, low)} ≤ {i} ≤ {_shifted(o, high)}"
