@@ -32,7 +32,9 @@ def cross_entropy(scores: Any, labels: Any) -> Any:
 
 def cross_entropy_vjp(cotangent: Any, scores: Any, labels: Any) -> Cotangents:
     right = _one_hot(scores, labels)
-    per_row = jnp.where(right, softmax(scores) - 1, softmax(scores))
+    # p − 1 of the right class is minus the sum of the others, which keeps its digits at p = 1.
+    others = jnp.where(right, 0, softmax(scores))
+    per_row = jnp.where(right, -jnp.sum(others, axis=-1, keepdims=True), others)
     return sum_to(_rows(cotangent, per_row, right), scores), no_cotangent(labels)
 
 

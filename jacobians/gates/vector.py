@@ -193,8 +193,15 @@ def softmax(x: Any) -> Any:
 
 def softmax_vjp(cotangent: Any, x: Any) -> Cotangents:
     s = softmax(x)
-    mean = jnp.sum(cotangent * s, axis=-1, keepdims=True)
-    return (sum_to(s * (cotangent - mean), x),)
+    # Adding a number to all of ȳ changes nothing: Σ s = 1. Where one s is close to 1, ȳ minus its
+    # mean under s would cancel to rounding there, unless ȳ is measured from that element's own.
+    top = s == jnp.max(s, axis=-1, keepdims=True, initial=0)
+    own = jnp.sum(jnp.where(top, cotangent, 0), axis=-1, keepdims=True)
+    relative = cotangent - own / jnp.maximum(jnp.sum(top, axis=-1, keepdims=True), 1).astype(
+        s.dtype
+    )
+    mean = jnp.sum(relative * s, axis=-1, keepdims=True)
+    return (sum_to(s * (relative - mean), x),)
 
 
 SOFTMAX = Gate(

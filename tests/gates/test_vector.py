@@ -158,6 +158,19 @@ def test_softmax_is_stable_for_scores_of_ten_thousand(dtype: str) -> None:
     np.testing.assert_array_equal(gradient.astype(np.float32), [0.0, 0.25, -0.25])
 
 
+def test_the_gradient_of_a_saturated_softmax_keeps_its_digits() -> None:
+    x = jnp.array([20.0, 0.0, 1.0])
+    expected = np.exp([0.0, -20.0, -19.0])
+    expected /= expected.sum()
+    others = expected[1] + expected[2]
+    (gradient,) = gates.get("softmax").vjp(jnp.array([1.0, 0.0, 0.0]), x)
+    np.testing.assert_allclose(
+        gradient, expected[0] * np.array([others, *-expected[1:]]), rtol=1e-5
+    )
+    loss = jax.grad(gates.get("cross_entropy"))(x[None], jnp.array([0]))
+    np.testing.assert_allclose(loss, [[-others, *expected[1:]]], rtol=1e-5)
+
+
 def test_a_bias_collects_the_gradients_of_the_whole_batch() -> None:
     dX, db = gates.get("add_bias").vjp(jnp.arange(6.0).reshape(3, 2), jnp.ones((3, 2)), jnp.ones(2))
     np.testing.assert_array_equal(dX, np.arange(6.0).reshape(3, 2))
