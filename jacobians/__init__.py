@@ -1,0 +1,46 @@
+"""See, prove and test the Jacobian of a JAX function.
+
+>>> import jacobians
+>>> print(jacobians.explain(jax.nn.softmax, jnp.ones((4, 8))))     # what is it made of?
+>>> jacobians.check_vjp(my_relu, x).raise_if_wrong()               # is my derivative right?
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jacobians import gates
+from jacobians.check import VJPCheck, check_vjp
+from jacobians.dense import dense_jacobian
+from jacobians.errors import ArgumentError, JacobiansError, SpecError, WrongDerivativeError
+from jacobians.explain import Block, Explanation, explain
+from jacobians.gates import Gate
+from jacobians.structure import Structure
+
+if TYPE_CHECKING:
+    from jacobians import testing
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "Block",
+    "Explanation",
+    "Gate",
+    "JacobiansError",
+    "SpecError",
+    "Structure",
+    "VJPCheck",
+    "WrongDerivativeError",
+    "check_vjp",
+    "dense_jacobian",
+    "explain",
+    "gates",
+    "testing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # testing needs Hypothesis, which only the extra `test` installs
+    if name == "testing":
+        return importlib.import_module("jacobians.testing")
+    raise AttributeError(f"module 'jacobians' has no attribute {name!r}")

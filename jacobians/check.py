@@ -1,9 +1,10 @@
 """Is this hand-written derivative right? Every entry of the Jacobian that it implies is compared.
 
-A VJP says what the Jacobian is: one call per output basis vector gives it row by row. It is compared
-with the derivative of the function's own program, custom rules stripped, in float64 wherever the
-rule can be evaluated there, so that rounding is out of the question; and once more in the inputs'
-own precision. Where one-sided derivatives differ (a kink), any value between them is right.
+A VJP says what the Jacobian is: one call per output basis vector gives it row by row. It is
+compared with the derivative of the function's own program, custom rules stripped, in float64
+wherever the rule can be evaluated there, so that rounding is out of the question; and once more in
+the inputs' own precision. Where one-sided derivatives differ (a kink), any value between them is
+right.
 
 A large Jacobian is compared in compressed form, without loss: the patterns of both sides are
 proved, and entries that share no row are evaluated together.
@@ -202,9 +203,7 @@ def check_vjp(
     oracle = Oracle(call)
     entries = compare(call, rule, oracle, notes)
     problems += [Problem(kind, message) for kind, message in entries.problems]
-    blocks = tuple(
-        _block_check(call, found, oracle, rtol, atol) for found in entries.blocks
-    )
+    blocks = tuple(_block_check(call, found, oracle, rtol, atol) for found in entries.blocks)
     return VJPCheck(function_name(f), rule.kind, blocks, tuple(problems), tuple(notes))
 
 
@@ -214,9 +213,7 @@ def _form_problems(call: Call, rule: Rule) -> list[Problem]:
         shapes = jax.eval_shape(lambda: rule.raw_cotangents())
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return [
-            Problem("raised", f"the rule raised {type(error).__name__}: {first}")
-        ]
+        return [Problem("raised", f"the rule raised {type(error).__name__}: {first}")]
     if not isinstance(shapes, (tuple, list)):
         return [
             Problem(

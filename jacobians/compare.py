@@ -87,6 +87,24 @@ class Oracle:
         keep = [k for k, leaf in enumerate(call.outputs) if leaf.differentiable]
         return lambda *values: tuple(function(*values)[k] for k in keep)
 
+    @cached_property
+    def outputs(self) -> list[Array]:
+        """The values of all outputs, in double precision where that is possible."""
+        with jax.enable_x64(True):
+            try:
+                made = self.call.with_values(self.wide).flat(())()
+            except Exception:
+                made = self.call.flat(())()
+            return [np.asarray(y) for y in made]
+
+    def units(self, output: int, leaf: int, rows: Integers, columns: Integers) -> Array:
+        """|output entry| / |input entry|, with the input's largest entry where one is 0."""
+        y = np.abs(self.outputs[output].reshape(-1).astype(np.complex128))
+        x = np.abs(np.asarray(self.wide[leaf], dtype=np.float64).reshape(-1))
+        x = np.where(x == 0, x.max(initial=0.0) or 1.0, x)
+        units = y[rows] / x[columns]
+        return np.asarray(np.where(np.isfinite(units), units, 0.0))
+
     def nudged(self, size: float, seed: int = 0) -> list[Any]:
         """The inputs with every float moved by a relative `size` to either side at random."""
         generator = np.random.default_rng(seed)
@@ -96,7 +114,9 @@ class Oracle:
             values[k] = np.asarray(values[k]) * (1.0 + size * sign)
         return values
 
-    def one_sided(self, leaf: int, columns: Sequence[int]) -> tuple[list[Array], list[Array], list[Array]]:
+    def one_sided(
+        self, leaf: int, columns: Sequence[int]
+    ) -> tuple[list[Array], list[Array], list[Array]]:
         """Derivatives a little to the left and right along single coordinates, and differences.
 
         Args:
@@ -156,6 +176,7 @@ class Entries:
         wide_eps: unit roundoff of the double-precision comparison.
         narrow_eps: unit roundoff of the inputs' own precision.
         nudge: the relative size of the move behind `moved`.
+        unit: size of the output entry divided by that of the input entry.
     """
 
     output: int
@@ -171,6 +192,7 @@ class Entries:
     wide_eps: float
     narrow_eps: float
     nudge: float
+    unit: Array
 
     def compared(self, oracle: Oracle, rtol: float | None, atol: float | None) -> Comparison:
         """Compares both precisions and settles what differs at kinks."""
@@ -186,7 +208,7 @@ class Entries:
 
     def _tolerance(self, eps: float, again: bool) -> Array:
         size = np.abs(np.where(np.isfinite(self.expected), self.expected, 0.0))
-        shape = (int(self.rows.max(initial=-1)) + 1, int(self.columns.max(initial=-1)) + 1)
+        shape = (int(np.max(self.rows, initial=-1)) + 1, int(np.max(self.columns, initial=-1)) + 1)
         row, column = np.zeros(shape[0]), np.zeros(shape[1])
         np.maximum.at(row, self.rows, size)
         np.maximum.at(column, self.columns, size)
@@ -198,6 +220,8 @@ class Entries:
             # how far one rounding of the inputs moves each derivative
             factor = 16.0 * max(eps / self.nudge, 1e-3)
             tolerance = tolerance + np.minimum(factor * change, 0.1 * size + 0.1 * scale)
+        # what an entry of the output can be told by at all, per unit of the input
+        tolerance = tolerance + 16 * eps * (self.unit + size.max(initial=0.0))
         # below the smallest normal number precision runs out
         tolerance = tolerance + 1e4 * float(np.finfo(np.float32 if eps > 1e-12 else float).tiny)
         if again:
@@ -229,13 +253,15 @@ class Entries:
         at, expected, value, size, allowed = None, 0.0, 0.0, 0.0, 0.0
         if len(error):
             ratio = error / np.maximum(tolerance, 1e-300)
-            chosen = int(off[wrong][np.argmax(ratio[off[wrong]])]) if wrong.any() else int(np.argmax(ratio))
+            chosen = (
+                int(off[wrong][np.argmax(ratio[off[wrong]])])
+                if wrong.any()
+                else int(np.argmax(ratio))
+            )
             at = int(self.rows[chosen]), int(self.columns[chosen])
             expected, value = float(self.expected[chosen]), float(actual[chosen])
             size, allowed = float(error[chosen]), float(tolerance[chosen])
-        return Comparison(
-            int(wrong.sum()), kinks, size, allowed, source, at, expected, value
-        )
+        return Comparison(int(wrong.sum()), kinks, size, allowed, source, at, expected, value)
 
     def _settle(
         self, off: Integers, actual: Array, tolerance: Array, oracle: Oracle
@@ -255,9 +281,7 @@ class Entries:
         batch = max(1, min(1024, CHUNK // max(1, 4 * oracle.call.inputs[self.input].size)))
         for start in range(0, len(unique), batch):
             group = unique[start : start + batch]
-            left, right, slope = (
-                part[self.place] for part in oracle.one_sided(self.input, group)
-            )
+            left, right, slope = (part[self.place] for part in oracle.one_sided(self.input, group))
             position = {c: k for k, c in enumerate(group)}
             for number in np.flatnonzero(np.isin(columns, group)):
                 entry = off[number]
@@ -342,12 +366,10 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
     else:
         rows, columns, colours = places
         notes.append(
-            f"compared without loss by {int(colours.max(initial=0)) + 1} VJP(s) of each side: "
+            f"compared without loss by {int(np.max(colours, initial=0)) + 1} VJP(s) of each side: "
             f"{len(rows)} of {m * n} entries can be nonzero, the others are proved zero"
         )
-        expected, moved, wide, narrow, precision = _compressed(
-            call, rule, oracle, places, notes
-        )
+        expected, moved, wide, narrow, precision = _compressed(call, rule, oracle, places, notes)
     problems += _nonlinear(call, rule, oracle)
     eps = float(np.finfo(np.float64).eps)
     wide_eps = max(eps, precision)
@@ -379,6 +401,7 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
                     None if moved is None else moved[inside],
                     None if wide is None else wide[inside],
                     narrow[inside], wide_eps, narrow_eps, NUDGE,
+                    oracle.units(o, k, rows[inside] - row_start, columns[inside] - column_start),
                 )
             )  # fmt: skip
             column_start += width
@@ -392,7 +415,9 @@ _Sides = tuple[Array, Array | None, Array | None, Array, float]
 def _whole(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> _Sides:
     """Both sides as whole matrices, flattened."""
     given = oracle.evaluate(None)
-    notes.extend(n for n in given.notes if "takes no derivative" not in n and "no derivative" not in n)
+    notes.extend(
+        n for n in given.notes if "takes no derivative" not in n and "no derivative" not in n
+    )
     expected = _assembled(given, call)
     moved = _assembled(oracle.evaluate(oracle.nudged(NUDGE)), call)
     outputs = [k for k, leaf in enumerate(call.outputs) if leaf.differentiable]
@@ -445,7 +470,9 @@ def _implied(call: Call, rule: Rule, values: Sequence[Any], m: int, n: int) -> A
             parts.append([np.asarray(c)[None] for c in _pull(call, rule, values, vectors)])
         chunk = 1
     made = [
-        np.concatenate([np.asarray(c, np.float64).reshape(np.shape(c)[0], -1) for c in part], axis=1)
+        np.concatenate(
+            [np.asarray(c, np.float64).reshape(np.shape(c)[0], -1) for c in part], axis=1
+        )
         for part in parts
     ]
     return np.concatenate(made)[:m] if made else np.zeros((m, n))
@@ -470,7 +497,9 @@ def _output_templates(call: Call, values: Sequence[Any]) -> list[Any]:
     return [s for s, leaf in zip(shapes, call.outputs, strict=True) if leaf.differentiable]
 
 
-def _pull(call: Call, rule: Rule, values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
+def _pull(
+    call: Call, rule: Rule, values: Sequence[Any], cotangents: Sequence[Any]
+) -> tuple[Any, ...]:
     """Cotangents of the selected leaves for cotangents of the differentiable outputs."""
     given = iter(cotangents)
     everything = [
@@ -494,16 +523,14 @@ def _compressed(
 
     def by_vjp(pull: Callable[..., Any], templates: Sequence[Any]) -> Array:
         result = np.zeros(len(rows))
-        for colour in range(int(row_colour.max(initial=0)) + 1):
+        for colour in range(int(np.max(row_colour, initial=0)) + 1):
             vectors, start = [], 0
             for t in templates:
                 size = int(np.prod(t.shape, dtype=np.int64))
                 hot = row_colour[start : start + size] == colour
                 vectors.append(jnp.asarray(hot, t.dtype).reshape(t.shape))
                 start += size
-            flat = np.concatenate(
-                [np.asarray(c, np.float64).reshape(-1) for c in pull(vectors)]
-            )
+            flat = np.concatenate([np.asarray(c, np.float64).reshape(-1) for c in pull(vectors)])
             mine = row_colour[rows] == colour
             result[mine] = flat[columns[mine]]
         return result
@@ -571,12 +598,14 @@ def _pattern(call: Call, rule: Rule) -> tuple[Integers, Integers, Integers] | No
         row_start += call.outputs[o].size
     rows, columns = np.divmod(np.unique(np.concatenate(keys)), max(n, 1))
     colours = row_colours(rows, columns, m, n)
-    return None if int(colours.max(initial=0)) + 1 > max(1, m // 4) else (rows, columns, colours)
+    return (
+        None if int(np.max(colours, initial=0)) + 1 > max(1, m // 4) else (rows, columns, colours)
+    )
 
 
 def row_colours(rows: Integers, columns: Integers, m: int, n: int) -> Integers:
     """A colour for every row such that rows of one colour share no column; greedy, in order."""
-    if np.bincount(columns, minlength=1).max(initial=0) <= 1:
+    if int(np.max(np.bincount(columns, minlength=1), initial=0)) <= 1:
         return np.zeros(m, dtype=np.int64)
     taken = [0] * n
     colours = np.zeros(m, dtype=np.int64)
@@ -611,7 +640,11 @@ def _coarsest(inner: program.Program) -> float:
     for equation in inner.equations:
         for variable in equation.outvars:
             dtype = program.dtype_of(variable)
-            if dtype is not None and jnp.issubdtype(dtype, jnp.floating) and variable.aval.shape != ():
+            if (
+                dtype is not None
+                and jnp.issubdtype(dtype, jnp.floating)
+                and variable.aval.shape != ()
+            ):
                 worst = max(worst, float(jnp.finfo(dtype).eps))
         for sub in program.inner_programs(equation):
             worst = max(worst, _coarsest(sub))
@@ -624,7 +657,9 @@ def _nonlinear(call: Call, rule: Rule, oracle: Oracle) -> list[tuple[str, str]]:
 
     def both(values: Sequence[Any]) -> tuple[list[Array], float]:
         templates = _output_templates(call, values)
-        a, b = ([jnp.asarray(generator.normal(size=t.shape), t.dtype) for t in templates] for _ in "ab")
+        a, b = (
+            [jnp.asarray(generator.normal(size=t.shape), t.dtype) for t in templates] for _ in "ab"
+        )
         joint = [2.0 * x - y for x, y in zip(a, b, strict=True)]
         joint = [j.astype(t.dtype) for j, t in zip(joint, templates, strict=True)]
         made = [_pull(call, rule, values, c) for c in (a, b, joint)]

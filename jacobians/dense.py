@@ -72,7 +72,8 @@ class DenseJacobian:
 
     def __getitem__(self, key: tuple[int | str, int | str]) -> DenseBlock:
         """The block of an (output, input) pair, each by position or name."""
-        return pick(self.blocks, key)
+        found: DenseBlock = pick(self.blocks, key)
+        return found
 
 
 def pick(blocks: Sequence[Any], key: tuple[int | str, int | str]) -> Any:
@@ -169,9 +170,7 @@ def evaluator(call: Call, strip: bool = True) -> Callable[[Sequence[Any] | None]
                 compiled.clear()
                 wide_failed = compiled["narrow"] = type(error).__name__
         result = _evaluate(call, given, strip, compiled)
-        notes.append(
-            f"evaluated in its own precision: float64 was not possible ({wide_failed})"
-        )
+        notes.append(f"evaluated in its own precision: float64 was not possible ({wide_failed})")
         return DenseJacobian(*result[:2], "as given", result[2], tuple(notes))
 
     return evaluate
@@ -223,18 +222,20 @@ def _evaluate(
     outputs = [call.outputs[k] for k in differentiable]
     if mode == "jacfwd":
         # rows of the result are input entries
-        parts = _in_chunks(compiled["columns"], chosen, sum(x.size for x in inputs), compiled["chunk"])
+        parts = _in_chunks(
+            compiled["columns"], chosen, sum(x.size for x in inputs), compiled["chunk"]
+        )
         stacked = [np.concatenate([p[k] for p in parts]) for k in range(len(outputs))]
         matrices = _split(stacked, inputs, transpose=True)
     else:
-        parts = _in_chunks(compiled["rows"], chosen, sum(y.size for y in outputs), compiled["chunk"])
+        parts = _in_chunks(
+            compiled["rows"], chosen, sum(y.size for y in outputs), compiled["chunk"]
+        )
         stacked = [np.concatenate([p[k] for p in parts]) for k in range(len(inputs))]
         by_input = _split(stacked, outputs, transpose=False)
         matrices = [list(row) for row in zip(*by_input, strict=True)]
     blocks = tuple(
-        DenseBlock(
-            y.name, x.name, y.shape, x.shape, matrices[o][i].reshape(y.shape + x.shape)
-        )
+        DenseBlock(y.name, x.name, y.shape, x.shape, matrices[o][i].reshape(y.shape + x.shape))
         for o, y in enumerate(outputs)
         for i, x in enumerate(inputs)
     )
@@ -290,8 +291,8 @@ def _in_chunks(f: Any, values: Any, total: int, chunk: int) -> list[list[Array]]
     parts = []
     for start in range(0, max(total, 1), chunk):
         count = min(chunk, total - start)
-        parts.append([np.asarray(p)[:count].reshape(count, -1) if count else
-                      np.zeros((0, prod(p.shape[1:])), p.dtype) for p in f(values, start)])  # fmt: skip
+        arrays = [np.asarray(p)[:count] for p in f(values, start)]
+        parts.append([a.reshape(count, prod(a.shape[1:])) for a in arrays])
     return parts
 
 

@@ -1,7 +1,7 @@
 """Numbers for terms: coefficients looked up on the tape and put where the relation says.
 
-    >>> matrices = term_values(derivation, values)
-    >>> matrices[0, 1]          # ∂output 0/∂input 1 as an m×n array
+>>> matrices = term_values(derivation, values)
+>>> matrices[0, 1]          # ∂output 0/∂input 1 as an m×n array
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,9 +41,9 @@ def term_values(
     for o, leaf in enumerate(call.outputs):
         for k in call.selected:
             terms = derivation.terms(o, k)
-            if leaf.differentiable and computable(terms):
-                if leaf.size * call.inputs[k].size <= MAX_ENTRIES:
-                    chosen[o, k] = terms
+            small = leaf.size * call.inputs[k].size <= MAX_ENTRIES
+            if small and leaf.differentiable and computable(terms):
+                chosen[o, k] = terms
     wanted = sorted({v for terms in chosen.values() for t in terms for v in tape_values(t)})
     given = {derivation.number(k): np.asarray(values[k]) for k in derivation.traced}
     arrays = evaluate_tape(derivation.tape, given, wanted)
@@ -84,7 +84,7 @@ def block_matrix(
             values = np.full(found.count, p.scale)
             off = np.zeros(found.count, dtype=bool)
             for f in p.factors:
-                part = np.asarray(arrays[f.value])[tuple(found.value(e) for e in f.index)]
+                part = np.asarray(arrays[f.value])[tuple(found.value(e) for e in f.at)]
                 function = tape.values[f.value].function
                 if function is not None and function.name.startswith("select"):
                     # what is not selected does not count, be it infinite

@@ -44,7 +44,7 @@ class Names:
     _given: dict[int, str] = field(default_factory=dict)
 
     def of(self, number: int) -> str:
-        """The name of a value: the user's, the output's, a number, or a short one with a definition."""
+        """The name of a value: the user's, the output's, or a short one with a definition."""
         if number == self.output[0]:
             return self.output[1]
         named = self.tape.names.get(number)

@@ -220,14 +220,16 @@ def _equality(letter: str, text: str) -> str:
 
 
 def _implied(
-    v: int, term: Term, equal: Sequence[tuple[str, Affine]], places: Sequence[tuple[str, Affine, int]]
+    v: int,
+    term: Term,
+    equal: Sequence[tuple[str, Affine]],
+    places: Sequence[tuple[str, Affine, int]],
 ) -> bool:
     """Whether an equation with another index already keeps v below its size."""
     limits = {letter: n for letter, _, n in places}
     for letter, e in equal:
-        if len(e.terms) == 1 and e.terms[0] == (v, 1):
-            if e.const + term.sizes[v] >= limits[letter]:
-                return True
+        if e.terms == ((v, 1),) and e.const + term.sizes[v] >= limits[letter]:
+            return True
     return False
 
 
@@ -251,7 +253,7 @@ def _index_term(
     relation = {v for e in (*term.out, *term.inp, *term.zeros, *term.bounds) for v, _ in e.terms}
     result = []
     for p in term.coefficient.products or ():
-        own = {v for f in p.factors for e in f.index for v, _ in e.terms} | relation
+        own = {v for f in p.factors for e in f.at for v, _ in e.terms} | relation
         summed = [name for v, name in lettered.summed.items() if v in own]
         factors = [f"1[{c}]" for c in lettered.conditions]
         if cotangent is not None:
@@ -307,7 +309,7 @@ def _bound_text(e: Affine, write: _Writer) -> str:
 def _factor_text(f: Factor, names: Names, write: _Writer) -> str:
     """One factor with its index; functions of values with the index inside."""
     value = names.tape.values[f.value]
-    index = [write(e) for e in f.index]
+    index = [write(e) for e in f.at]
     if value.function is not None and f.value not in names.tape.names:
         parts = []
         for k in value.operands:
@@ -382,7 +384,7 @@ def matrix_vjp(terms: Terms, names: Names, out_name: str, in_name: str) -> str |
         for p in term.coefficient.products or ():
             nodes = [_Node(cotangent_index, (bar(out_name),))]
             for f in p.factors:
-                axes = _axes(f.index)
+                axes = _axes(f.at)
                 if axes is None:
                     return None
                 nodes.append(_Node(axes, (names.of(f.value),)))
@@ -490,9 +492,7 @@ def _sum_out(nodes: list[_Node], target: tuple[int, ...]) -> list[_Node] | None:
     return None
 
 
-def _finish(
-    nodes: list[_Node], scalars: list[_Node], target: tuple[int, ...]
-) -> "_Summand | None":
+def _finish(nodes: list[_Node], scalars: list[_Node], target: tuple[int, ...]) -> "_Summand | None":
     """What is left as entrywise parts with the target's indices, and scalar factors."""
     factors = tuple(p for n in scalars for p in n.parts)
     if any(v not in target for n in nodes for v in n.index):
@@ -598,14 +598,14 @@ def _with_quotients(product: Product, tape: Tape) -> Product:
             inverse = tape.values[f.value]
             if inverse.function is None or inverse.function.name != "reciprocal":
                 continue
-            if resolve(tape, inverse.operands[0], f.index)[0] != below[0]:
+            if resolve(tape, inverse.operands[0], f.at)[0] != below[0]:
                 continue
             for g in product.factors:
                 if g is f or g.value != above[0]:
                     continue
-                match = _match(above[1], g.index)
+                match = _match(above[1], g.at)
                 if match is None or any(
-                    affine.substitute(e, match) != t for e, t in zip(below[1], f.index, strict=False)
+                    affine.substitute(e, match) != t for e, t in zip(below[1], f.at, strict=False)
                 ):
                     continue
                 at = tuple(affine.substitute(e, match) for e in index)

@@ -255,7 +255,7 @@ def _banded(view: _View) -> Structure | None:
     rows, columns = _entries(view)
     m, n = view.shape
     offsets = columns - rows
-    lower, upper = max(0, int(-offsets.min())), max(0, int(offsets.max()))
+    lower, upper = max(0, int(-np.min(offsets))), max(0, int(np.max(offsets)))
     if lower + upper + 1 >= min(m, n) or min(m, n) < 3:
         return None
     parameters = (("lower", lower), ("upper", upper), *_toeplitz_too(view))
@@ -352,7 +352,9 @@ def _kronecker(view: _View) -> Structure | None:
         for q in range(len(view.in_shape) + 1):
             left = prod(view.out_shape[:p]), prod(view.in_shape[:q])
             right = m // max(left[0], 1), n // max(left[1], 1)
-            if min(prod(left), prod(right)) < 2 or 1 in (*left, *right) and _outer_like(left, right):
+            if min(prod(left), prod(right)) < 2 or (
+                1 in (*left, *right) and _outer_like(left, right)
+            ):
                 continue
             shape = (left[0], right[0], left[1], right[1])
             flat = [
@@ -372,7 +374,7 @@ def _is_scaled_eye(view: _View, a: Matrix, shape: tuple[int, int], axis: int) ->
     """Whether one factor of a Kronecker product, read off its rearrangement, is c·I."""
     if shape[0] != shape[1]:
         return False
-    i, j = np.unravel_index(int(np.abs(a).argmax()), a.shape)
+    i, j = np.unravel_index(int(np.argmax(np.abs(a))), a.shape)
     factor = (a[:, j] if axis == 0 else a[i]).reshape(shape)
     return _close(view, factor, factor[0, 0] * np.eye(shape[0]))
 
@@ -385,7 +387,7 @@ def _outer_like(left: tuple[int, int], right: tuple[int, int]) -> bool:
 def _rank_one(view: _View, a: Matrix) -> bool:
     if not a.any():
         return True
-    i, j = np.unravel_index(int(np.abs(a).argmax()), a.shape)
+    i, j = np.unravel_index(int(np.argmax(np.abs(a))), a.shape)
     return _close(view, a, np.outer(a[:, j], a[i]) / a[i, j])
 
 
@@ -417,7 +419,7 @@ def _diagonal_plus_low_rank(view: _View) -> Structure | None:
 
 
 def _low_rank_but_diagonal(a: Matrix, rank: int, tolerance: float) -> bool:
-    """Whether some diagonal makes the matrix one of this rank: the diagonal is filled in by rank."""
+    """Whether some diagonal makes the matrix one of this rank; it is filled in by the rank."""
     n = a.shape[0]
     largest = np.abs(a).max()
     if largest == 0:

@@ -170,9 +170,9 @@ def inner_programs(equation: Equation) -> tuple[Program, ...]:
     found = []
     for value in equation.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(item, "eqns") and hasattr(item, "outvars"):
-                found.append(view(item))
-            elif hasattr(getattr(item, "jaxpr", None), "eqns"):
+            if (hasattr(item, "eqns") and hasattr(item, "outvars")) or hasattr(
+                getattr(item, "jaxpr", None), "eqns"
+            ):
                 found.append(view(item))
     return tuple(found)
 
@@ -206,8 +206,6 @@ def as_function(equation: Equation) -> Callable[..., list[Any]]:
         return evaluate(equation, values)
 
     return call
-
-
 
 
 def parameters(equation: Equation) -> Mapping[str, Any]:

@@ -177,7 +177,7 @@ def span(e: Affine, term: Term) -> tuple[int, int]:
         extra = [v for v, _ in e.terms if v not in found.at]
         if not extra:
             values = found.value(e)
-            return int(values.min()), int(values.max())
+            return int(np.min(values)), int(np.max(values))
     return -_upper(affine.scale(e, -1), term), _upper(e, term)
 
 
@@ -365,7 +365,7 @@ def _slides(term: Term, row: Affine, column: Affine, shape: tuple[int, int]) -> 
     row_variable, column_variable = plain_variable(row), plain_variable(column)
     inside = [
         *(b for b in term.bounds if b not in edges),
-        *(e for p in term.coefficient.products or () for f in p.factors for e in f.index),
+        *(e for p in term.coefficient.products or () for f in p.factors for e in f.at),
     ]
     candidates = []
     if row_variable is not None and term.sizes[row_variable] == m:
@@ -373,9 +373,9 @@ def _slides(term: Term, row: Affine, column: Affine, shape: tuple[int, int]) -> 
             candidates.append({row_variable: 1})
         if column_variable is not None and term.sizes[column_variable] == n:
             candidates.append({row_variable: 1, column_variable: 1})
-    if column_variable is not None and term.sizes[column_variable] == n:
-        if affine.coefficient(row, column_variable) == 1:
-            candidates.append({column_variable: 1})
+    full = column_variable is not None and term.sizes[column_variable] == n
+    if column_variable is not None and full and affine.coefficient(row, column_variable) == 1:
+        candidates.append({column_variable: 1})
     for step in candidates:
         moved = [sum(step.get(v, 0) * c for v, c in e.terms) for e in inside]
         if not any(moved):
@@ -411,7 +411,7 @@ class _Split:
 
 
 def _common_high(row: Affine, column: Affine, height: int, width: int, term: Term) -> _Split | None:
-    """row = height·u + r and column = width·u + c with the same u and 0 ≤ r < height, …"""
+    """Row = height·u + r and column = width·u + c with one u, 0 ≤ r < height, 0 ≤ c < width."""
     parts = []
     for e, size in ((row, height), (column, width)):
         high_terms = tuple((v, c // size) for v, c in e.terms if c % size == 0)
@@ -479,9 +479,9 @@ def _components(term: Term, fixed: frozenset[int]) -> Callable[[int], int]:
         return v
 
     together = [_variables((e,)) for e in (*term.zeros, *term.bounds)]
-    together += [_variables((*g.index, *((g.value,) if g.value else ()))) for g in term.guards]
+    together += [_variables((*g.at, *((g.value,) if g.value else ()))) for g in term.guards]
     for p in term.coefficient.products or ():
-        together += [_variables(f.index) for f in p.factors]
+        together += [_variables(f.at) for f in p.factors]
     for group in together:
         moving = [v for v in group if v not in fixed]
         for v in moving[1:]:
@@ -520,7 +520,9 @@ def _kronecker(facts: Facts) -> list[Structure]:
     return []
 
 
-def _plain_identity(term: Term, out: Sequence[Affine], inp: Sequence[Affine], shape: tuple[int, int]) -> bool:
+def _plain_identity(
+    term: Term, out: Sequence[Affine], inp: Sequence[Affine], shape: tuple[int, int]
+) -> bool:
     """Whether one side of a product has equal indices, no coefficient and no condition."""
     if shape[0] != shape[1] or tuple(out) != tuple(inp):
         return False
@@ -601,7 +603,7 @@ def _exact_matrix(facts: Facts) -> NDArray[Any] | None:
         for p in t.coefficient.products:
             part = np.full(found.count, p.scale)
             for f in p.factors:
-                part = part * arrays[f.value][tuple(found.value(e) for e in f.index)]
+                part = part * arrays[f.value][tuple(found.value(e) for e in f.at)]
             values += part
         rows, columns = found.flat(t.out, facts.out_shape), found.flat(t.inp, facts.in_shape)
         np.add.at(matrix, (rows, columns), values)

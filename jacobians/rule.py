@@ -1,4 +1,4 @@
-"""What a hand-written derivative is, wherever it comes from: a function from cotangents to cotangents.
+"""What a hand-written derivative is, wherever it comes from.
 
 A `Gate` has a `vjp`, a `jax.custom_vjp` function a forward and a backward rule, a function that
 calls such functions is differentiated by JAX with their rules, and `vjp=` is a rule given beside
@@ -51,7 +51,9 @@ class Rule:
     @property
     def argument_names(self) -> tuple[str, ...]:
         """The names of the function's arguments."""
-        return argument_names(self.call.function, self._arguments([x.value for x in self.call.inputs]))
+        return argument_names(
+            self.call.function, self._arguments([x.value for x in self.call.inputs])
+        )
 
     @property
     def primal(self) -> Callable[[], Any] | None:
@@ -79,7 +81,7 @@ class Rule:
         return result
 
     def expected_cotangents(self, given: Sequence[Any]) -> Iterator[tuple[str, Leaf, Any]]:
-        """Each input leaf with the cotangent leaf returned for it: an array, None or a complaint."""
+        """Each input leaf with the cotangent returned for it: an array, None or a complaint."""
         arguments = self._arguments([leaf.value for leaf in self.call.inputs])
         position = 0
         for name, argument, cotangent in zip(self.argument_names, arguments, given, strict=True):
@@ -124,7 +126,9 @@ class Rule:
         )
 
 
-def find_rule(f: Callable[..., Any], vjp: Callable[..., Any] | None) -> tuple[Rule, Callable[..., Any]]:
+def find_rule(
+    f: Callable[..., Any], vjp: Callable[..., Any] | None
+) -> tuple[Rule, Callable[..., Any]]:
     """The hand-written derivative of a function, and the plain function beneath it.
 
     Args:
@@ -209,14 +213,10 @@ def _refuse_nothing(rule: Rule, call: Call) -> None:
     if rule.kind != "rules inside":
         return
     floats = [k for k, leaf in enumerate(call.inputs) if leaf.differentiable]
-    shapes = [
-        jax.ShapeDtypeStruct(call.inputs[k].shape, call.inputs[k].dtype) for k in floats
-    ]
+    shapes = [jax.ShapeDtypeStruct(call.inputs[k].shape, call.inputs[k].dtype) for k in floats]
     if not has_custom_rules(program.trace(call.flat(floats), shapes)):
         raise ArgumentError(
             f"{getattr(call.function, '__name__', 'the function')} has no hand-written derivative: "
             "no custom_vjp or custom_jvp is called in it; pass one as vjp=, or check the "
             "function that has the rule"
         )
-
-

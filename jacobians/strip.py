@@ -69,9 +69,9 @@ def run(inner: Program, values: Sequence[Any]) -> list[Any]:
 
 
 def _evaluate(equation: Any, values: list[Any]) -> list[Any]:
-    if not any(has_custom_rules(p) for p in program.inner_programs(equation)):
-        if equation.primitive.name not in program.CUSTOM_RULES:
-            return program.evaluate(equation, values)
+    own_rule = equation.primitive.name in program.CUSTOM_RULES
+    if not own_rule and not any(map(has_custom_rules, program.inner_programs(equation))):
+        return program.evaluate(equation, values)
     called = program.called_program(equation)
     if called is not None:
         return run(called, values)

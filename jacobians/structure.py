@@ -78,7 +78,9 @@ def _describe(s: Structure) -> str:
     toeplitz = ", Toeplitz" if s.get("toeplitz") else ""
     if s.kind == "scaled-identity":
         scale = s.get("scale")
-        return "scaled identity" if scale is None else f"scaled identity: {scale:.6g} · I"
+        if scale is None:
+            return "scaled identity"
+        return f"scaled identity: {scale:.6g} · I".replace("-", "−")
     if s.kind in ("permutation", "selection"):
         return s.kind + (" (differs from point to point)" if s.get("varies") else "")
     if s.kind == "block-diagonal":

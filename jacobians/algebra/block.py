@@ -40,10 +40,7 @@ def union(terms: Iterable[Term]) -> Terms:
     """
     merged: dict[object, tuple[Term, dict[int, int]]] = {}
     for term in terms:
-        if term.coefficient.products is None:
-            term = pattern_only(term)
-        else:
-            term = oriented(term)
+        term = pattern_only(term) if term.coefficient.products is None else oriented(term)
         name, order = key(term)
         if name not in merged:
             merged[name] = (term, order)

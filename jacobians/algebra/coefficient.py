@@ -4,7 +4,7 @@ A factor `(value, index)` stands for one entry of an array that the program comp
 an intermediate, or of the elementwise local derivative of one operation. The array itself is not
 here, only its number in the tape of the walk; it can be looked up when there are numbers.
 
-    Σ_h  2.0 · v7[i, h] · v9[h]      Coefficient((Product(2.0, (Factor(7, (i, h)), Factor(9, (h,)))),))
+    Σ_h  2.0 · v7[i, h] · v9[h]      Product(2.0, (Factor(7, (i, h)), Factor(9, (h,))))
 
 A coefficient whose formula has been given up is *opaque*: `products` is None. What it depends on
 is always known.
@@ -21,10 +21,10 @@ MAX_FACTORS = 12
 
 
 class Factor(NamedTuple):
-    """The entry of tape value number `value` at `index`, one expression per axis."""
+    """The entry of tape value number `value` at the index `at`, one expression per axis."""
 
     value: int
-    index: tuple[Affine, ...]
+    at: tuple[Affine, ...]
 
 
 class Product(NamedTuple):
@@ -116,7 +116,7 @@ def rename(c: Coefficient, replacement: Mapping[int, Affine]) -> Coefficient:
                 p.scale,
                 tuple(
                     sorted(
-                        Factor(f.value, tuple(substitute(e, replacement) for e in f.index))
+                        Factor(f.value, tuple(substitute(e, replacement) for e in f.at))
                         for f in p.factors
                     )
                 ),
@@ -131,23 +131,23 @@ def variables(c: Coefficient) -> set[int]:
     """Every index variable that occurs in the coefficient."""
     if c.products is None:
         return set()
-    return {v for p in c.products for f in p.factors for e in f.index for v, _ in e.terms}
+    return {v for p in c.products for f in p.factors for e in f.at for v, _ in e.terms}
 
 
 def _hidden_key(factors: tuple[Factor, ...], hidden: Callable[[int], bool]) -> tuple[Factor, ...]:
     """The factors with their own summation variables numbered by first occurrence."""
     order: dict[int, Affine] = {}
     for f in factors:
-        for e in f.index:
+        for e in f.at:
             for v, _ in e.terms:
                 if v not in order and hidden(v):
                     order[v] = Affine(0, ((-1 - len(order), 1),))
     if not order:
         return factors
-    renamed = (Factor(f.value, tuple(substitute(e, order) for e in f.index)) for f in factors)
+    renamed = (Factor(f.value, tuple(substitute(e, order) for e in f.at)) for f in factors)
     return tuple(sorted(renamed))
 
 
 def is_plain(f: Factor) -> bool:
     """Whether every index of the factor is one variable or a constant."""
-    return all(not e.terms or plain_variable(e) is not None for e in f.index)
+    return all(not e.terms or plain_variable(e) is not None for e in f.at)

@@ -81,7 +81,7 @@ def points(term: Term, extra: Iterable[int] = ()) -> Points:
             assert condition.value is not None
             c = affine.coefficient(condition.value, v)
             rest = affine.subtract(condition.value, affine.variable(v, c))
-            looked_up = condition.table.array[tuple(found.value(e) for e in condition.index)]
+            looked_up = condition.table.array[tuple(found.value(e) for e in condition.at)]
             at[v] = c * (looked_up - found.value(rest))
         else:
             c = affine.coefficient(condition, v)
@@ -185,9 +185,9 @@ def _solved_variables(term: Term) -> dict[int, Any]:
         return not any(v in solved and v != but for e in es for v, _ in e.terms)
 
     for g in term.guards:
-        if g.value is None or not free((*g.index, g.value)):
+        if g.value is None or not free((*g.at, g.value)):
             continue
-        inside = {v for e in g.index for v, _ in e.terms}
+        inside = {v for e in g.at for v, _ in e.terms}
         options = [v for v, c in g.value.terms if abs(c) == 1 and v not in inside]
         if options:
             solved[max(options, key=lambda v: term.sizes[v])] = g
@@ -200,7 +200,7 @@ def _solved_variables(term: Term) -> dict[int, Any]:
     for k, v in enumerate(order):
         condition = solved[v]
         used = (
-            {w for e in (*condition.index, condition.value) for w, _ in e.terms}
+            {w for e in (*condition.at, condition.value or affine.ZERO) for w, _ in e.terms}
             if isinstance(condition, Guard)
             else {w for w, _ in condition.terms}
         )
@@ -210,8 +210,6 @@ def _solved_variables(term: Term) -> dict[int, Any]:
 
 
 def _guarded(found: Points, guard: Guard) -> Points:
-    entry = guard.table.array[tuple(found.value(e) for e in guard.index)]
+    entry = guard.table.array[tuple(found.value(e) for e in guard.at)]
     keep = entry if guard.value is None else entry == found.value(guard.value)
     return Points({v: values[keep] for v, values in found.at.items()}, int(keep.sum()))
-
-

@@ -1,8 +1,8 @@
 """Known arrays that index relations refer to: masks and index tables, compared by content.
 
-    >>> mask = Table(np.tril(np.ones((4, 4), bool)))
-    >>> mask.holds((constant(2), constant(1)), None)
-    True
+>>> mask = Table(np.tril(np.ones((4, 4), bool)))
+>>> mask.holds((constant(2), constant(1)), None)
+True
 """
 
 import hashlib
@@ -20,7 +20,7 @@ class Table:
 
     def __init__(self, array: np.ndarray[Any, Any]) -> None:
         kind = np.bool_ if array.dtype == np.bool_ else np.int64
-        stored = np.array(array, dtype=kind, order="C")
+        stored: np.ndarray[Any, Any] = np.array(array, dtype=kind, order="C")
         stored.flags.writeable = False
         self.array = stored
         digest = hashlib.blake2b(stored.tobytes(), digest_size=16)

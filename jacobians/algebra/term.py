@@ -24,10 +24,10 @@ from jacobians.algebra.table import Table
 
 
 class Guard(NamedTuple):
-    """`table[index]` is true, or, where `value` is given, equals `value`."""
+    """`table[at]` is true, or, where `value` is given, equals `value`."""
 
     table: Table
-    index: tuple[Affine, ...]
+    at: tuple[Affine, ...]
     value: Affine | None = None
 
 
@@ -61,7 +61,7 @@ def expressions(term: Term) -> Iterable[Affine]:
     yield from term.zeros
     yield from term.bounds
     for guard in term.guards:
-        yield from guard.index
+        yield from guard.at
         if guard.value is not None:
             yield guard.value
 
@@ -82,7 +82,7 @@ def rename(term: Term, replacement: Mapping[int, Affine], sizes: Mapping[int, in
         return tuple(substitute(e, replacement) for e in es)
 
     guards = tuple(
-        Guard(g.table, each(g.index), None if g.value is None else substitute(g.value, replacement))
+        Guard(g.table, each(g.at), None if g.value is None else substitute(g.value, replacement))
         for g in term.guards
     )
     return Term(
@@ -200,7 +200,9 @@ class _Work:
             if low > 0 or high < 0 or e.const % divisor:
                 return None
             if divisor > 1:
-                self.zeros[k] = Affine(e.const // divisor, tuple((v, c // divisor) for v, c in e.terms))
+                self.zeros[k] = Affine(
+                    e.const // divisor, tuple((v, c // divisor) for v, c in e.terms)
+                )
                 return True
             if low == 0 or high == 0:
                 # every variable sits at the end of its range that reaches the 0
@@ -219,7 +221,7 @@ class _Work:
             if halves is not None:
                 self.zeros[k : k + 1] = halves
                 return True
-        for k, e in enumerate(self.zeros):
+        for e in self.zeros:
             refined = _variable_to_split(e, self.sizes)
             if refined is not None:
                 v, low_size = refined
@@ -272,11 +274,9 @@ class _Work:
             expressions(self.term),
             self.zeros,
             self.bounds,
-            (e for p in factors for f in p.factors for e in f.index),
+            (e for p in factors for f in p.factors for e in f.at),
         )
-        return all(
-            affine.coefficient(e, v) == size * affine.coefficient(e, w) for e in everything
-        )
+        return all(affine.coefficient(e, v) == size * affine.coefficient(e, w) for e in everything)
 
     def _variable_to_solve(self, e: Affine) -> tuple[int, Affine, list[Affine]] | None:
         """The variable of coefficient ±1 whose solution needs the fewest new bounds."""
@@ -344,9 +344,9 @@ class _Work:
         )
         guards = []
         for g in term.guards:
-            if any(e.terms for e in g.index) or (g.value is not None and g.value.terms):
+            if any(e.terms for e in g.at) or (g.value is not None and g.value.terms):
                 guards.append(g)
-            elif not g.table.holds(g.index, g.value):
+            elif not g.table.holds(g.at, g.value):
                 return None
         term = replace(term, guards=tuple(guards))
         used = set(relation_variables(term))
@@ -358,7 +358,7 @@ class _Work:
             # a product without one of the summed variables counts once for each of its values
             scaled = []
             for p in products:
-                own = {v for f in p.factors for e in f.index for v, _ in e.terms}
+                own = {v for f in p.factors for e in f.at for v, _ in e.terms}
                 repeat = prod(self.sizes[v] for v in summed if v not in own)
                 scaled.append(coefficients.Product(p.scale * repeat, p.factors))
             new_coefficient = Coefficient(tuple(scaled), term.coefficient.depends)
@@ -420,7 +420,7 @@ def key(term: Term) -> tuple[tuple[object, ...], dict[int, int]]:
         tuple(sorted(each(term.zeros))),
         tuple(sorted(each(term.bounds))),
         frozenset(
-            (g.table, each(g.index), None if g.value is None else substitute(g.value, new))
+            (g.table, each(g.at), None if g.value is None else substitute(g.value, new))
             for g in term.guards
         ),
         tuple(term.sizes[v] for v in order),
@@ -434,9 +434,7 @@ def oriented(term: Term) -> Term:
     for e in expressions(term):
         for v, c in e.terms:
             first.setdefault(v, c)
-    flips = {
-        v: affine.linear([(v, -1)], term.sizes[v] - 1) for v, c in first.items() if c < 0
-    }
+    flips = {v: affine.linear([(v, -1)], term.sizes[v] - 1) for v, c in first.items() if c < 0}
     return rename(term, flips, term.sizes) if flips else term
 
 
@@ -503,12 +501,10 @@ def pattern_only(term: Term) -> Term:
 
 def _project(term: Term) -> Term | None:
     """Removes one variable that occurs only in bounds, with coefficients ±1 (Fourier, Motzkin)."""
-    elsewhere = {
-        v for e in (*term.out, *term.inp, *term.zeros) for v, _ in e.terms
-    } | {
+    elsewhere = {v for e in (*term.out, *term.inp, *term.zeros) for v, _ in e.terms} | {
         v
         for g in term.guards
-        for e in (*g.index, *((g.value,) if g.value is not None else ()))
+        for e in (*g.at, *((g.value,) if g.value is not None else ()))
         for v, _ in e.terms
     }
     for v in {v for e in term.bounds for v, _ in e.terms} - elsewhere:

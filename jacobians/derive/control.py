@@ -88,9 +88,7 @@ def while_loop(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
         (i, j): terms for (i, j), terms in step.shifted(constants).items() if 0 <= j < carries
     }
     star = closure(carry_block, shapes)
-    from_constants = {
-        (i, c): terms for (i, c), terms in step.blocks.items() if c < constants
-    }
+    from_constants = {(i, c): terms for (i, c), terms in step.blocks.items() if c < constants}
     outer = {(i, constants + j): terms for (i, j), terms in star.items()}
     through = matrix_product(star, from_constants)
     locals_ = _locals(_sum_matrices(outer, through), step.depends(walk, given))
@@ -246,9 +244,7 @@ def linear_solve(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
                 ties = [t for t in common_ties(own, shape, shape) if t[0] == t[1]]
             inverse[i, j] = (wide(walk.shape(a), walk.shape(b), ties, depends),)
     from_matrix = {(i, c): t for (i, c), t in step.blocks.items() if c < constants}
-    locals_ = [
-        Local(i, all_constants + j, t) for (i, j), terms in inverse.items() for t in terms
-    ]
+    locals_ = [Local(i, all_constants + j, t) for (i, j), terms in inverse.items() for t in terms]
     everything = step.depends(walk, operands)
     for (i, c), terms in matrix_product(inverse, from_matrix).items():
         for t in terms:
@@ -275,7 +271,10 @@ def linearised(walk: "Walk", operation: Operation, outputs: Sequence[int]) -> li
     active = operation.active
 
     def pushforward(*values: Any) -> Any:
-        primals, tangents = values[: len(operation.node.inputs)], values[len(operation.node.inputs) :]
+        primals, tangents = (
+            values[: len(operation.node.inputs)],
+            values[len(operation.node.inputs) :],
+        )
 
         def of_active(*chosen: Any) -> Any:
             everything = list(primals)
@@ -374,7 +373,9 @@ def closure(step: Matrix, shapes: Shapes) -> Matrix:
         if round_number >= EXACT_ROUNDS:
             joint = _sum_matrices(new, star)
             new = {
-                (i, j): terms if _equal(terms, star.get((i, j), ())) else hull(terms, shapes[i], shapes[j])
+                (i, j): terms
+                if _equal(terms, star.get((i, j), ()))
+                else hull(terms, shapes[i], shapes[j])
                 for (i, j), terms in joint.items()
             }
         if new.keys() == star.keys() and all(_equal(new[p], star[p]) for p in new):

@@ -152,9 +152,7 @@ def scatter(operation: Operation) -> Iterator[Local]:
     once = overwrites and touched is not None and int(touched.max(initial=0)) <= 1
     if known and (once or adds):
         minus = op.endswith("sub")
-        coefficient = (
-            Coefficient((coefficients.Product(-1.0, ()),)) if minus else coefficients.ONE
-        )
+        coefficient = Coefficient((coefficients.Product(-1.0, ()),)) if minus else coefficients.ONE
     yield Local(0, 2, restrict(Term(box.sizes, out, inp, coefficient), extra))
 
 
@@ -177,9 +175,7 @@ def _touched(
     return np.asarray(counted)
 
 
-def _dynamic_start(
-    operation: Operation, box: Box, operand: int, room: int
-) -> tuple[Affine, bool]:
+def _dynamic_start(operation: Operation, box: Box, operand: int, room: int) -> tuple[Affine, bool]:
     """The start along one axis, clamped as XLA does: a number, or a variable when unknown."""
     known = operation.known(operand)
     if known is not None:
@@ -263,10 +259,7 @@ def select_n(operation: Operation) -> Iterator[Local]:
             if extra is not None:
                 yield Local(0, k, restrict(same, extra))
             continue
-        if boolean:
-            text = "1[{0}]" if k == 2 else "1[not {0}]"
-        else:
-            text = f"1[{{0}} = {k - 1}]"
+        text = ("1[{0}]" if k == 2 else "1[not {0}]") if boolean else f"1[{{0}} = {k - 1}]"
         chosen = Function(f"select{k - 1}", text, _equals(k - 1))
         coefficient = operation.function(chosen, [operation.node.inputs[0]], index)
         yield Local(0, k, Term(same.sizes, same.out, same.inp, coefficient))
@@ -325,7 +318,7 @@ def fft(operation: Operation) -> Iterator[Local]:
 
 
 def triangular_solve(operation: Operation) -> Iterator[Local]:
-    """x with a·x = b: wide in a; for b, columns apart and triangular along them."""
+    """X with a·x = b: wide in a; for b, columns apart and triangular along them."""
     params = operation.params
     for k in operation.active:
         if k == 0:
@@ -370,9 +363,25 @@ RULES: dict[str, Rule] = {
     "approx_top_k": top_k,
     "fft": fft,
     "triangular_solve": triangular_solve,
-    **{
-        name: matrix_operation
-        for name in """cholesky lu qr geqrf geqp3 eigh eig svd schur hessenberg tridiagonal
-        householder_product tridiagonal_solve cholesky_update symmetric_product ormqr""".split()
-    },
+    **dict.fromkeys(
+        [
+            "cholesky",
+            "lu",
+            "qr",
+            "geqrf",
+            "geqp3",
+            "eigh",
+            "eig",
+            "svd",
+            "schur",
+            "hessenberg",
+            "tridiagonal",
+            "householder_product",
+            "tridiagonal_solve",
+            "cholesky_update",
+            "symmetric_product",
+            "ormqr",
+        ],
+        matrix_operation,
+    ),
 }

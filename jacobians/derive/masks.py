@@ -96,7 +96,7 @@ def lookup(table: NDArray[np.integer], index: tuple[Affine, ...]) -> tuple[Affin
         for step, e in zip(steps, index, strict=True):
             result = affine.add(result, affine.scale(e, step))
         return result, Conditions()
-    low, high = int(table.min()), int(table.max())
+    low, high = int(np.min(table)), int(np.max(table))
     v = affine.fresh()
     value = affine.shift(affine.variable(v), low)
     guard = Guard(Table(table), index, value)
@@ -125,7 +125,7 @@ def _band(mask: Mask, index: tuple[Affine, ...]) -> Conditions | None:
     i, j = np.ogrid[: mask.shape[0], : mask.shape[1]]
     for sign in (1, -1):
         along = columns - sign * rows
-        low, high = int(along.min()), int(along.max())
+        low, high = int(np.min(along)), int(np.max(along))
         difference = j - sign * i
         if not bool((mask == ((difference >= low) & (difference <= high))).all()):
             continue
@@ -142,7 +142,7 @@ def _band(mask: Mask, index: tuple[Affine, ...]) -> Conditions | None:
 
 
 def _box(mask: Mask, index: tuple[Affine, ...]) -> Conditions | None:
-    rows, columns = mask.any(axis=1), mask.any(axis=0)
+    rows, columns = np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0))
     if not bool((mask == np.outer(rows, columns)).all()):
         return None
     first = conditions(rows, index[:1])
@@ -158,8 +158,8 @@ def _box(mask: Mask, index: tuple[Affine, ...]) -> Conditions | None:
 
 
 def _blocks(mask: Mask, index: tuple[Affine, ...]) -> Conditions | None:
-    height = int(mask[:, 0].argmin()) if mask[0, 0] else 0
-    width = int(mask[0].argmin()) if mask[0, 0] else 0
+    height = int(np.argmin(mask[:, 0])) if mask[0, 0] else 0
+    width = int(np.argmin(mask[0])) if mask[0, 0] else 0
     n, m = mask.shape
     if not height or not width or n % height or m % width or n // height != m // width:
         return None

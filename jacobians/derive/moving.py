@@ -172,9 +172,7 @@ def stack(operation: Operation) -> Iterator[Local]:
     for k in operation.active:
         box = Box()
         inp = box.axes(operation.in_shapes[k])
-        yield Local(
-            0, k, Term(box.sizes, (*inp[:axis], affine.constant(k), *inp[axis:]), inp)
-        )
+        yield Local(0, k, Term(box.sizes, (*inp[:axis], affine.constant(k), *inp[axis:]), inp))
 
 
 def unstack(operation: Operation) -> Iterator[Local]:
@@ -183,9 +181,7 @@ def unstack(operation: Operation) -> Iterator[Local]:
     for k, shape in enumerate(operation.out_shapes):
         box = Box()
         out = box.axes(shape)
-        yield Local(
-            k, 0, Term(box.sizes, out, (*out[:axis], affine.constant(k), *out[axis:]))
-        )
+        yield Local(k, 0, Term(box.sizes, out, (*out[:axis], affine.constant(k), *out[axis:])))
 
 
 def tile(operation: Operation) -> Iterator[Local]:

@@ -134,9 +134,7 @@ class Operation:
             constant = tape.known(resolve(tape, operands[0], index)[0])
             if constant is not None and constant.size == 1 and constant.reshape(()) != 0:
                 return number_coefficient(scale / float(constant.reshape(())))
-        resolved = [
-            resolve(tape, k, index if tape.values[k].shape else ()) for k in operands
-        ]
+        resolved = [resolve(tape, k, index if tape.values[k].shape else ()) for k in operands]
         arrays = {at for k, at in resolved if tape.values[k].shape}
         shapes = {tape.values[k].shape for k, _ in resolved if tape.values[k].shape}
         if len(arrays) <= 1 and len(shapes) <= 1:
@@ -150,7 +148,9 @@ class Operation:
         number = tape.function(function, numbers, shape, dtype)
         return Coefficient((Product(scale, (Factor(number, at),)),), tape.values[number].depends)
 
-    def derivative(self, operand: int, output: int, index: Index, *, by_output: bool) -> Coefficient:
+    def derivative(
+        self, operand: int, output: int, index: Index, *, by_output: bool
+    ) -> Coefficient:
         """The local derivative as the array that JAX computes for it.
 
         Args:

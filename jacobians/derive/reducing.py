@@ -20,9 +20,7 @@ from jacobians.derive.operation import Box, Local, Operation, Rule
 
 def _complex(operation: Operation) -> bool:
     nodes = (*operation.node.inputs, *operation.node.outputs)
-    return any(
-        jnp.issubdtype(operation.tape.values[k].dtype, jnp.complexfloating) for k in nodes
-    )
+    return any(jnp.issubdtype(operation.tape.values[k].dtype, jnp.complexfloating) for k in nodes)
 
 
 def reduce_(operation: Operation) -> Iterator[Local]:
@@ -122,7 +120,8 @@ def convolution(operation: Operation) -> Iterator[Local]:
         lhs[numbers.lhs_spec[0]], lhs[numbers.lhs_spec[1]] = lhs_batch, lhs_channel
         rhs[numbers.rhs_spec[0]], rhs[numbers.rhs_spec[1]] = channel, within
         out[numbers.out_spec[0]], out[numbers.out_spec[1]] = example, channel
-        zeros, bounds = [], []
+        zeros: list[Affine] = []
+        bounds: list[Affine] = []
         for d, (low, _) in enumerate(params["padding"]):
             a, b, c = numbers.lhs_spec[d + 2], numbers.rhs_spec[d + 2], numbers.out_spec[d + 2]
             rhs[b] = box.axis(rhs_shape[b])
@@ -139,9 +138,7 @@ def convolution(operation: Operation) -> Iterator[Local]:
                 lhs[a] = box.axis(lhs_shape[a])
                 zeros.append(subtract(affine.scale(lhs[a], dilation), position))
         operands = (tuple(lhs), tuple(rhs))
-        term = Term(
-            box.sizes, tuple(out), operands[k], zeros=tuple(zeros), bounds=tuple(bounds)
-        )
+        term = Term(box.sizes, tuple(out), operands[k], zeros=tuple(zeros), bounds=tuple(bounds))
         yield from _with_factor(operation, k, 1 - k, operands[1 - k], term)
 
 
@@ -172,7 +169,7 @@ def nonzero(operation: Operation, k: int, index: tuple[Affine, ...]) -> Conditio
 
 
 def reduce_window(operation: Operation) -> Iterator[Local]:
-    """Sums, maxima and other reductions over windows: `in·dilation = out·stride + k·dilation' − pad`."""
+    """Reductions over windows: `in·dilation = out·stride + k·dilation' − pad` per axis."""
     params = operation.params
     window = params["window_dimensions"]
     rank = len(window)
@@ -190,7 +187,8 @@ def reduce_window(operation: Operation) -> Iterator[Local]:
         box = Box()
         out = box.axes(operation.out_shapes[0])
         inp: list[Affine] = []
-        zeros, bounds = [], []
+        zeros: list[Affine] = []
+        bounds: list[Affine] = []
         for d in range(rank):
             n = operation.in_shapes[k][d]
             position = affine.add(
@@ -206,9 +204,7 @@ def reduce_window(operation: Operation) -> Iterator[Local]:
         summed = operation.op == "reduce_window_sum"
         coefficient = coefficients.ONE if summed else operation.opaque()
         for output in range(count):
-            term = Term(
-                box.sizes, out, tuple(inp), coefficient, tuple(zeros), tuple(bounds)
-            )
+            term = Term(box.sizes, out, tuple(inp), coefficient, tuple(zeros), tuple(bounds))
             yield Local(output, k, term)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
@@ -222,9 +223,11 @@ QUICK: dict[str, Callable[..., Any]] = {
     "or": lambda _, x, y: np.bitwise_or(x, y),
     "not": lambda _, x: np.bitwise_not(x),
     "convert_element_type": lambda params, x: np.asarray(x).astype(params["new_dtype"]),
-    "select_n": lambda _, which, *cases: np.choose(np.asarray(which).astype(np.int64), cases)
-    if len(cases) < 32
-    else np.select([np.asarray(which) == k for k in range(len(cases))], cases),
+    "select_n": lambda _, which, *cases: (
+        np.choose(np.asarray(which).astype(np.int64), cases)
+        if len(cases) < 32
+        else np.select([np.asarray(which) == k for k in range(len(cases))], cases)
+    ),
     "reshape": lambda params, x: np.reshape(x, params["new_sizes"]),
     "squeeze": lambda params, x: np.squeeze(x, tuple(params["dimensions"])),
     "transpose": lambda params, x: np.transpose(x, params["permutation"]),
@@ -238,6 +241,6 @@ QUICK: dict[str, Callable[..., Any]] = {
 def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
     """A constant as a NumPy array, or None for keys and other things that are no plain arrays."""
     dtype = getattr(value, "dtype", None)
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
         return None
     return np.asarray(value)

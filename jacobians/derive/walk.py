@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jacobians import program
 from jacobians.algebra import coefficient as coefficients
 from jacobians.algebra.affine import ZERO
-from jacobians.algebra.block import Terms, add_all, compose_all, identity, limited, union, wide
+from jacobians.algebra.block import Terms, compose_all, identity, limited, union, wide
 from jacobians.algebra.term import Term, compose, normal
 from jacobians.derive import control, indexing, moving, reducing
 from jacobians.derive.elementwise import (
@@ -81,7 +81,9 @@ class Walk:
         """The shape of a value."""
         return self.tape.values[number].shape
 
-    def input(self, shape: tuple[int, ...], dtype: Any, depends: Iterable[int] | None = None) -> int:
+    def input(
+        self, shape: tuple[int, ...], dtype: Any, depends: Iterable[int] | None = None
+    ) -> int:
         """Numbers a new input; by default it depends on itself."""
         number = len(self.tape.values)
         own = frozenset((number,)) if depends is None else frozenset(depends)
@@ -215,7 +217,9 @@ class Walk:
     def wide_locals(self, operation: Operation, outputs: Sequence[int]) -> list[Local]:
         """Local terms that say nothing: every result on every operand."""
         return [
-            Local(o, k, wide(operation.out_shapes[o], operation.in_shapes[k], (), operation.depends()))
+            Local(
+                o, k, wide(operation.out_shapes[o], operation.in_shapes[k], (), operation.depends())
+            )
             for o in outputs
             for k in operation.active
         ]
@@ -282,12 +286,14 @@ def derive(
             terms = walk.blocks.get(number, {}).get(source)
             if terms:
                 blocks[o, i] = terms
-    return Derivation(walk.tape, tuple(inputs), tuple(outputs), blocks, tuple(walk.notes), tuple(walk.custom))
+    return Derivation(
+        walk.tape, tuple(inputs), tuple(outputs), blocks, tuple(walk.notes), tuple(walk.custom)
+    )
 
 
 def is_inexact(dtype: Any) -> bool:
     """Whether a dtype is floating point or complex."""
-    if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
         return False
     return bool(jnp.issubdtype(dtype, jnp.inexact))
 
@@ -295,8 +301,10 @@ def is_inexact(dtype: Any) -> bool:
 def _stretch(out_shape: tuple[int, ...], in_shape: tuple[int, ...]) -> Term:
     """The local term of an operand that broadcasts against its result."""
     same = identity(out_shape)
-    inp = () if not in_shape else tuple(
-        e if n != 1 else ZERO for e, n in zip(same.out, in_shape, strict=True)
+    inp = (
+        ()
+        if not in_shape
+        else tuple(e if n != 1 else ZERO for e, n in zip(same.out, in_shape, strict=True))
     )
     return replace(same, inp=inp)
 

@@ -1,9 +1,9 @@
-"""A picture of a matrix's pattern in braille: one dot for an entry, or for a tile with any entry.
+r"""A picture of a matrix's pattern in braille: one dot for an entry, or for a tile with any entry.
 
 Each character holds 2×4 dots. A matrix larger than the picture is shown in equal tiles, a dot set
 when any entry in its tile can be nonzero, so that no entry disappears.
 
-    >>> print("\\n".join(spy(np.arange(8), np.arange(8), (8, 8))))
+    >>> print("\n".join(spy(np.arange(8), np.arange(8), (8, 8))))
     ⠑⢄⠀⠀
     ⠀⠀⠑⢄
 """

@@ -26,6 +26,21 @@ MAX_DRAWN = 1 << 21
 
 Style = Callable[[str, str], str]
 
+# properties that a structure's own name already says
+_DIAGONAL = {"diagonal", "banded", "lower-triangular", "upper-triangular", "symmetric", "sparse"}
+_SCALED = _DIAGONAL | {"scaled-identity", "circulant", "toeplitz"}
+IMPLIED: dict[str, set[str]] = {
+    "zero": {"constant", "symmetric"},
+    "identity": _SCALED | {"permutation", "selection"},
+    "scaled-identity": _SCALED,
+    "diagonal": _DIAGONAL,
+    "permutation": {"selection", "sparse"},
+    "selection": {"sparse"},
+    "block-diagonal": {"sparse", "banded"},
+    "circulant": {"toeplitz"},
+    "banded": {"sparse"},
+}
+
 
 def plain(text: str, role: str) -> str:
     """The style that changes nothing. Roles: title, block, label, good, bad, note."""
@@ -82,7 +97,9 @@ def block_lines(block: Block, style: Style = plain) -> list[str]:
 
     def put(label: str, text: str, role: str = "") -> None:
         first, *rest = wrap(text, 0, WIDTH - LABEL - 2) or [""]
-        lines.append("  " + style(label.ljust(LABEL), "label") + (style(first, role) if role else first))
+        lines.append(
+            "  " + style(label.ljust(LABEL), "label") + (style(first, role) if role else first)
+        )
         lines.extend(" " * (LABEL + 2) + line for line in rest)
 
     put("proved", str(block.structure), "good")
@@ -92,7 +109,11 @@ def block_lines(block: Block, style: Style = plain) -> list[str]:
     share = f" of {total} ({100 * block.nnz / total:.3g} %)" if total else ""
     put("nonzeros", ("" if block.nnz_exact else "at most ") + f"{block.nnz}{share}")
     extra = sorted(block.properties & set(VALUE_PROPERTIES))
-    others = sorted(block.properties - set(VALUE_PROPERTIES) - {block.structure.kind, "dense"})
+    told = IMPLIED.get(block.structure.kind, set()) | {block.structure.kind, "dense"}
+    extra = [p for p in extra if p not in told]
+    others = sorted(block.properties - set(VALUE_PROPERTIES) - told)
+    if block.structure.get("toeplitz"):
+        others = [p for p in others if p != "toeplitz"]
     if extra or others:
         put("also", ", ".join([*extra, *others]))
     if block.formula is not None:
@@ -124,9 +145,7 @@ def index_statement(block: Block) -> str:
     text = block.statement or ""
     count = len(block.out_shape)
     names = {f"o{a}": letters[a % len(letters)] for a in range(count)}
-    names |= {
-        f"i{b}": letters[(count + b) % len(letters)] for b in range(len(block.in_shape))
-    }
+    names |= {f"i{b}": letters[(count + b) % len(letters)] for b in range(len(block.in_shape))}
     words = [names.get(word, word) for word in text.split(" ")]
     out = "".join(f",{names[f'o{a}']}" for a in range(count))[1:]
     inp = "".join(f",{names[f'i{b}']}" for b in range(len(block.in_shape)))[1:]
