@@ -278,9 +278,12 @@ class Entries:
         columns = self.columns[off]
         order = columns[np.argsort(-distance, kind="stable")]
         unique = list(dict.fromkeys(order.tolist()))
-        batch = max(1, min(1024, CHUNK // max(1, 4 * oracle.call.inputs[self.input].size)))
-        for start in range(0, len(unique), batch):
+        largest = max(1, min(1024, CHUNK // max(1, 4 * oracle.call.inputs[self.input].size)))
+        # the first look is small: most often it settles the verdict
+        batch, start = min(8, largest), 0
+        while start < len(unique):
             group = unique[start : start + batch]
+            start, batch = start + batch, largest
             left, right, slope = (part[self.place] for part in oracle.one_sided(self.input, group))
             position = {c: k for k, c in enumerate(group)}
             for number in np.flatnonzero(np.isin(columns, group)):

@@ -14,9 +14,14 @@ import jax.scipy.special as special
 import numpy as np
 
 from jacobians.algebra import coefficient as coefficients
-from jacobians.algebra.affine import ZERO
 from jacobians.algebra.coefficient import Coefficient
-from jacobians.derive.operation import Index, Operation, number_coefficient, product_of
+from jacobians.derive.operation import (
+    Index,
+    Operation,
+    number_coefficient,
+    product_of,
+    restrict_index,
+)
 from jacobians.derive.tape import Function
 
 # operations whose result does not change, or jumps, when a float operand moves a little
@@ -305,13 +310,6 @@ def _integer_power(operation: Operation, index: Index) -> Coefficient:
         return operation.value(base, index, 2.0)
     power = Function(f"power{n - 1}", f"{{0}}{superscript(n - 1)}", lambda x: x ** (n - 1))
     return operation.function(power, [base], index, float(n))
-
-
-def restrict_index(index: Index, shape: tuple[int, ...]) -> Index:
-    """The index into an operand that broadcasts: 0 on its axes of size one, nothing for scalars."""
-    if not shape:
-        return ()
-    return tuple(ZERO if n == 1 else e for e, n in zip(index, shape, strict=True))
 
 
 def superscript(n: int) -> str:

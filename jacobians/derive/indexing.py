@@ -17,9 +17,8 @@ from jacobians.algebra.affine import ZERO, Affine
 from jacobians.algebra.block import identity
 from jacobians.algebra.coefficient import Coefficient
 from jacobians.algebra.term import Term
-from jacobians.derive.elementwise import restrict_index
 from jacobians.derive.masks import Conditions, conditions, lookup, restrict
-from jacobians.derive.operation import Box, Local, Operation, Rule
+from jacobians.derive.operation import Box, Local, Operation, Rule, restrict_index
 from jacobians.derive.tape import Function
 
 

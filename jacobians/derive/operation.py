@@ -131,10 +131,12 @@ class Operation:
         """
         tape = self.tape
         if function.name == "reciprocal":
-            constant = tape.known(resolve(tape, operands[0], index)[0])
+            constant = tape.known(
+                resolve(tape, operands[0], restrict_index(index, tape.values[operands[0]].shape))[0]
+            )
             if constant is not None and constant.size == 1 and constant.reshape(()) != 0:
                 return number_coefficient(scale / float(constant.reshape(())))
-        resolved = [resolve(tape, k, index if tape.values[k].shape else ()) for k in operands]
+        resolved = [resolve(tape, k, restrict_index(index, tape.values[k].shape)) for k in operands]
         arrays = {at for k, at in resolved if tape.values[k].shape}
         shapes = {tape.values[k].shape for k, _ in resolved if tape.values[k].shape}
         if len(arrays) <= 1 and len(shapes) <= 1:
@@ -177,6 +179,13 @@ class Operation:
 
 # how the derivatives that JAX computes are written, where there is a plainer way than ∂op(x)
 DERIVATIVE_TEXT = {"reduce_max": "1[{0} = max]", "reduce_min": "1[{0} = min]"}
+
+
+def restrict_index(index: Index, shape: tuple[int, ...]) -> Index:
+    """The index into an operand that broadcasts: 0 on its axes of size one, nothing for scalars."""
+    if not shape:
+        return ()
+    return tuple(ZERO if n == 1 else e for e, n in zip(index, shape, strict=True))
 
 
 def number_coefficient(x: float) -> Coefficient:

@@ -28,10 +28,9 @@ from jacobians.derive.elementwise import (
     NO_DERIVATIVE,
     SAME,
     derivative,
-    restrict_index,
 )
 from jacobians.derive.masks import conditions, restrict
-from jacobians.derive.operation import Local, Operation
+from jacobians.derive.operation import Local, Operation, restrict_index
 from jacobians.derive.tape import Node, Tape, Value
 from jacobians.program import Program
 
