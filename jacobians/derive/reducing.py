@@ -13,6 +13,7 @@ from jacobians.algebra import coefficient as coefficients
 from jacobians.algebra.affine import Affine, subtract
 from jacobians.algebra.coefficient import Coefficient
 from jacobians.algebra.term import Term
+from jacobians.derive.certain import zeros
 from jacobians.derive.masks import Conditions, conditions, restrict
 from jacobians.derive.moving import inside
 from jacobians.derive.operation import Box, Local, Operation, Rule
@@ -161,11 +162,9 @@ def _with_factor(
 
 
 def nonzero(operation: Operation, k: int, index: tuple[Affine, ...]) -> Conditions | None:
-    """Where an operand can be nonzero: everywhere, unless it is a known constant."""
-    known = operation.known(k)
-    if known is None:
-        return Conditions()
-    return conditions(known != 0, index)
+    """Where an operand can be nonzero: everywhere, unless some of it is certainly 0."""
+    zero = zeros(operation.tape, operation.node.inputs[k])
+    return Conditions() if zero is None else conditions(~zero, index)
 
 
 def reduce_window(operation: Operation) -> Iterator[Local]:

@@ -23,6 +23,7 @@ from jacobians.algebra.affine import ZERO
 from jacobians.algebra.block import Terms, compose_all, identity, limited, union, wide
 from jacobians.algebra.term import Term, compose, normal
 from jacobians.derive import control, indexing, moving, reducing
+from jacobians.derive.certain import zeros
 from jacobians.derive.elementwise import (
     ELEMENTWISE,
     NO_DERIVATIVE,
@@ -188,12 +189,12 @@ class Walk:
         out_shape = operation.out_shapes[0]
         collected: dict[int, list[Term]] = {}
         for k in operation.active:
-            known = operation.known(1 - k) if operation.op == "mul" else None
+            zero = zeros(self.tape, node.inputs[1 - k]) if operation.op == "mul" else None
             for source, terms in self.blocks[node.inputs[k]].items():
                 if operation.in_shapes[k] != out_shape:
                     terms = compose_all((_stretch(out_shape, operation.in_shapes[k]),), terms)
                 for term in terms:
-                    scaled = _scaled(operation, k, term, known)
+                    scaled = _scaled(operation, k, term, zero)
                     if scaled is not None:
                         collected.setdefault(source, []).append(scaled)
         self.store(node.outputs[0], collected)
@@ -308,10 +309,10 @@ def _stretch(out_shape: tuple[int, ...], in_shape: tuple[int, ...]) -> Term:
     return replace(same, inp=inp)
 
 
-def _scaled(operation: Operation, k: int, term: Term, known: Any) -> Term | None:
+def _scaled(operation: Operation, k: int, term: Term, zero: Any) -> Term | None:
     """One term times the local derivative at its output index; None when that is zero."""
-    if known is not None and known.shape and not (known != 0).all():
-        extra = conditions(known != 0, restrict_index(term.out, known.shape))
+    if zero is not None:
+        extra = conditions(~zero, restrict_index(term.out, zero.shape))
         narrowed = None if extra is None else normal(restrict(term, extra))
         if narrowed is None:
             return None
