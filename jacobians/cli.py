@@ -132,18 +132,19 @@ def _parser() -> argparse.ArgumentParser:
 def _count(text: str) -> int:
     value = _integer(text)
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is negative; give 0 or a positive number")
+        raise argparse.ArgumentTypeError(f"{value} is negative; give 0 or a positive number")
     return value
 
 
 def _positive(text: str) -> int:
     value = _integer(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
     return value
 
 
 def _integer(text: str) -> int:
+    text = text.strip()
     try:
         return int(text)
     except ValueError:
