@@ -139,6 +139,14 @@ def call_name(equation: Equation) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def rule_name(equation: Equation) -> str | None:
+    """The name of the function that a custom rule belongs to, as far as JAX tells."""
+    inner = equation.params[TRANSPARENT[equation.primitive.name]]
+    information = getattr(getattr(inner, "jaxpr", inner), "debug_info", None)
+    name = getattr(information, "func_name", None)
+    return name if isinstance(name, str) and name else None
+
+
 def scan_parts(equation: Equation) -> ScanParts:
     """The parts of a `scan` equation."""
     params = equation.params

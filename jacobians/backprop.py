@@ -1,0 +1,509 @@
+"""`backprop`: the computational graph of a function at a point, and its backward pass node by node.
+
+Forward, every node computes its value. Backward, every node multiplies the gradient that reaches
+its result (*upstream*) by its *local gradient* and hands the product down to each operand; where a
+value is used more than once, the products add up. That is all there is to backpropagation.
+
+    >>> graph = backprop(lambda x, y, z: (x + y) * z, -2.0, 5.0, -4.0)
+    >>> [(name, float(gradient)) for name, gradient in graph.gradients.items()]
+    [('x', -4.0), ('y', -4.0), ('z', 3.0)]
+    >>> print(graph)                            # the circuit and a table
+    >>> open("graph.svg", "w").write(graph.to_svg())
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobians import program
+from jacobians.arguments import Call, bind, function_name
+from jacobians.derive.walk import is_inexact
+from jacobians.errors import ArgumentError
+from jacobians.expression import number_text
+from jacobians.graph.build import Builder, Slot, Step, openable, pull_back
+from jacobians.graph.label import operation_text
+from jacobians.graph.model import Contribution, Node, Wire
+from jacobians.program import Program
+
+Expand = bool | str | Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Backprop:
+    """A function's computational graph at a point, with every gradient.
+
+    Attributes:
+        name: the function's name.
+        nodes: inputs, constants and operations, each after what it reads.
+        outputs: the wires that are the function's outputs.
+        notes: what the reader has to know besides.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    outputs: tuple[Wire, ...]
+    notes: tuple[str, ...]
+    _tape: "_Tape"
+
+    def __getitem__(self, name: str) -> Node:
+        """The node that computes the value of this name."""
+        for node in self.nodes:
+            if any(wire.name == name for wire in node.outputs):
+                return node
+        known = ", ".join(wire.name for wire in self.wires)
+        raise ArgumentError(f"the graph of {self.name} has no value {name!r}; it has {known}")
+
+    @property
+    def wires(self) -> tuple[Wire, ...]:
+        """Every value of the graph, in the order of `nodes`."""
+        return tuple(wire for node in self.nodes for wire in node.outputs)
+
+    @property
+    def gradients(self) -> Mapping[str, Any]:
+        """The gradient of every input that has one, by name: what `jax.grad` returns."""
+        inputs = (node for node in self.nodes if node.kind == "input")
+        return {node.name: node.gradient for node in inputs if node.gradient is not None}
+
+    def group(self, name: str, nodes: Iterable[str | Node]) -> "Backprop":
+        """The graph with some nodes folded into one; every gradient stays the same.
+
+        Args:
+            name: what the new node is called, `sigmoid`.
+            nodes: the nodes to fold, or their names.
+
+        Returns:
+            A new graph.
+
+        Raises:
+            ArgumentError: a name is unknown, a node is no operation, or a path leaves the nodes
+                and comes back, so that one node could not compute them.
+        """
+        chosen = [self[n] if isinstance(n, str) else n for n in nodes]
+        steps = [node.step for node in chosen if node.step is not None]
+        if len(steps) != len(chosen) or not chosen:
+            raise ArgumentError(
+                "group() folds operations: name some nodes that are neither inputs nor constants"
+            )
+        tape = self._tape.folded(name, steps)
+        return _assemble(self.name, tape, self.notes)
+
+    def replay(self, changes: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
+        """Runs the forward pass again, with changes added to values on the way.
+
+        The derivative of this with respect to a change *is* the gradient of that value:
+
+            >>> jax.grad(lambda d: graph.replay({"v3": d})[0])(0.0) == graph["v3"].gradient
+
+        Args:
+            changes: arrays to add, by the name of the value they are added to.
+
+        Returns:
+            The outputs.
+
+        Raises:
+            ArgumentError: there is no value of that name.
+        """
+        numbers = {wire.name: wire.number for wire in self.wires}
+        for name in changes or {}:
+            if name not in numbers:
+                self[name]
+        return self._tape.replay({numbers[name]: d for name, d in (changes or {}).items()})
+
+    def to_svg(self) -> str:
+        """The graph as an SVG image: values in green above the wires, gradients in red below."""
+        from jacobians.report.graph_svg import graph_svg
+
+        return graph_svg(self)
+
+    def to_dot(self) -> str:
+        """The graph in Graphviz's language, for `dot -Tsvg`."""
+        from jacobians.report.graph_dot import graph_dot
+
+        return graph_dot(self)
+
+    @cached_property
+    def _text(self) -> str:
+        from jacobians.report.graph_text import graph_text
+
+        return graph_text(self)
+
+    def __str__(self) -> str:
+        return self._text
+
+    def _repr_html_(self) -> str:
+        return self.to_svg()
+
+
+def backprop(
+    f: Callable[..., Any],
+    *args: Any,
+    cotangent: Any = None,
+    argnums: int | Sequence[int] | None = None,
+    expand: Expand = (),
+) -> Backprop:
+    """The computational graph of `f` at `args`, with the gradient of every value in it.
+
+    Args:
+        f: a JAX function, or a `Gate`.
+        args: arrays, pytrees, Python scalars; all with values.
+        cotangent: the gradient to start from, of the output's structure and shapes; default 1
+            for a scalar output and ones otherwise.
+        argnums: the arguments that gradients flow to; default all with float leaves.
+        expand: which calls and loops to open. By default a call of a jitted function, of one
+            with a custom derivative, a `scan`, `while` or `cond` is one node each; name the
+            functions (`"softmax"`) or operations (`"scan"`, `"step"` for what is in its steps)
+            to open, or True for all of them. A function that is nothing but a call is opened.
+
+    Returns:
+        The graph. Gradients are JAX's own vector-Jacobian products, node by node, so custom
+        rules count; formulas and structures are derived.
+
+    Raises:
+        ArgumentError: an argument has no value, the cotangent does not fit, there is nothing to
+            open by a name in `expand`, or the graph has more than 2000 nodes.
+        Exception: whatever `f` raises while it is traced or evaluated.
+    """
+    call = bind(f, args, argnums)
+    _check(call)
+    inner, traced = _trace(call)
+    builder = Builder(_wanted(expand, inner))
+    numbers = [
+        builder.input(jnp.asarray(call.inputs[k].value), call.inputs[k].name, k in call.selected)
+        for k in traced
+    ]
+    outputs = builder.run(_unwrapped(inner), numbers, ())
+    cotangents = _cotangents(call, cotangent)
+    notes = list(builder.notes)
+    shown = [leaf for leaf in call.outputs if leaf.differentiable]
+    if cotangent is None and any(leaf.shape for leaf in shown):
+        notes.append("the output is an array: gradients are those of the sum of its entries")
+    tape = _Tape(
+        tuple(builder.slots), tuple(builder.steps), tuple(numbers), tuple(outputs), cotangents,
+        tuple(leaf.name for leaf in call.outputs),
+    )  # fmt: skip
+    return _assemble(function_name(f), tape, notes)
+
+
+def _check(call: Call) -> None:
+    missing = [
+        leaf.name for leaf in call.inputs if leaf.value is None and not leaf.static
+    ]  # fmt: skip
+    if missing:
+        raise ArgumentError(
+            f"backprop shows values, and {', '.join(missing)} has none (a shape only); give an "
+            "array, or use explain, which needs no values"
+        )
+    if not any(leaf.differentiable for leaf in call.outputs):
+        given = ", ".join(f"{leaf.name}: {leaf.short_type}" for leaf in call.outputs)
+        raise ArgumentError(
+            f"{function_name(call.function)} has no floating-point output to go back from "
+            f"({given or 'no output at all'})"
+        )
+
+
+def _trace(call: Call) -> tuple[Program, tuple[int, ...]]:
+    """The program of a call over its leaves; integers are held where it branches on them."""
+    everything = tuple(k for k, leaf in enumerate(call.inputs) if not leaf.static)
+    floats = tuple(k for k in everything if call.inputs[k].differentiable)
+    last: Exception | None = None
+    for traced in (everything, floats):
+        shapes = [
+            jax.ShapeDtypeStruct(call.inputs[k].shape, call.inputs[k].dtype) for k in traced
+        ]
+        try:
+            return program.trace(call.flat(traced), shapes), traced
+        except (jax.errors.ConcretizationTypeError, jax.errors.NonConcreteBooleanIndexError) as error:
+            last = error
+            if traced == floats:
+                break
+    assert last is not None
+    raise last
+
+
+def _unwrapped(inner: Program) -> Program:
+    """The program inside, while all of it is one call without a custom rule: a jitted function."""
+    while len(inner.equations) == 1 and not inner.constants:
+        equation = inner.equations[0]
+        called = program.called_program(equation)
+        whole = list(equation.invars) == list(inner.inputs) and list(equation.outvars) == list(
+            inner.outputs
+        )
+        if called is None or not whole or equation.primitive.name in program.CUSTOM_RULES:
+            break
+        inner = called
+    return inner
+
+
+def _wanted(expand: Expand, inner: Program) -> Callable[[Sequence[str]], bool]:
+    if isinstance(expand, bool):
+        return lambda names: bool(expand)
+    chosen = {expand} if isinstance(expand, str) else set(expand)
+    there = sorted(set(openable(inner)))
+    for name in chosen:
+        if name not in there:
+            raise ArgumentError(
+                f"expand={name!r}: there is no such call or loop to open; "
+                f"there is {', '.join(there) or 'none at all'}"
+            )
+    return lambda names: not chosen.isdisjoint(names)
+
+
+def _cotangents(call: Call, cotangent: Any) -> tuple[Any, ...]:
+    """One cotangent per output leaf, None where it has no derivative."""
+    if cotangent is None:
+        return tuple(
+            jnp.ones(leaf.shape, leaf.dtype) if leaf.differentiable else None
+            for leaf in call.outputs
+        )
+    leaves = jax.tree.leaves(cotangent, is_leaf=lambda x: x is None)
+    if len(leaves) != len(call.outputs):
+        raise ArgumentError(
+            f"the cotangent has {len(leaves)} leaves, the output of "
+            f"{function_name(call.function)} has {len(call.outputs)}"
+        )
+    made = []
+    for leaf, given in zip(call.outputs, leaves, strict=True):
+        if not leaf.differentiable or given is None:
+            made.append(jnp.zeros(leaf.shape, leaf.dtype) if leaf.differentiable else None)
+            continue
+        if jnp.shape(given) != leaf.shape:
+            raise ArgumentError(
+                f"the cotangent of {leaf.name} must have its shape, {leaf.short_type}; "
+                f"got one of shape {jnp.shape(given)}"
+            )
+        made.append(jnp.asarray(given, leaf.dtype))
+    return tuple(made)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tape:
+    """Steps over wires, with where to start backward from.
+
+    Attributes:
+        slots: the wires by number.
+        steps: the steps in order.
+        inputs: numbers of the inputs.
+        outputs: numbers of the outputs.
+        cotangents: one per output, None where it has no derivative.
+        output_names: one per output.
+    """
+
+    slots: tuple[Slot, ...]
+    steps: tuple[Step, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    cotangents: tuple[Any, ...]
+    output_names: tuple[str, ...]
+
+    def replay(self, changes: Mapping[int, Any]) -> tuple[Any, ...]:
+        """The outputs with changes added to wires."""
+        made: dict[int, Any] = {}
+
+        def put(number: int, value: Any) -> None:
+            made[number] = value + changes[number] if number in changes else value
+
+        for number in self.inputs:
+            put(number, self.slots[number].value)
+        for number, slot in enumerate(self.slots):
+            if slot.known:
+                put(number, slot.value)
+        for step in self.steps:
+            results = step.call(*(made[k] for k in step.operands))
+            for number, value in zip(step.results, results, strict=True):
+                put(number, value)
+        return tuple(made[k] for k in self.outputs)
+
+    def used(self) -> list[Step]:
+        """The steps that the outputs depend on."""
+        needed = set(self.outputs)
+        kept = []
+        for step in reversed(self.steps):
+            if needed.intersection(step.results):
+                needed.update(step.operands)
+                kept.append(step)
+        return kept[::-1]
+
+    def folded(self, name: str, chosen: Sequence[Step]) -> "_Tape":
+        """The tape with some steps as one."""
+        inside = [step for step in self.steps if any(step is c for c in chosen)]
+        written = {number for step in inside for number in step.results}
+        read = dict.fromkeys(k for step in inside for k in step.operands if k not in written)
+        outside = [step for step in self.steps if step not in inside]
+        read_outside = {k for step in outside for k in step.operands} | set(self.outputs)
+        results = tuple(k for step in inside for k in step.results if k in read_outside)
+        later = set(written)
+        before: list[Step] = []
+        after: list[Step] = []
+        for step in outside:
+            if later.intersection(step.operands):
+                later.update(step.results)
+                after.append(step)
+            else:
+                before.append(step)
+        blocking = [k for k in read if k in later]
+        if blocking:
+            raise ArgumentError(
+                f"these nodes cannot be one node called {name!r}: a path leaves them and comes "
+                "back; include the nodes on that path too"
+            )
+        operands = tuple(read)
+
+        def call(*values: Any) -> list[Any]:
+            made = dict(zip(operands, values, strict=True))
+            for step in inside:
+                results_of_step = step.call(*(made[k] for k in step.operands))
+                made.update(zip(step.results, results_of_step, strict=True))
+            return [made[k] for k in results]
+
+        # constants inside are part of the node, not operands of it
+        held = {k: self.slots[k].value for k in operands if self.slots[k].known}
+        moving = tuple(k for k in operands if k not in held)
+
+        def of_moving(*values: Any) -> list[Any]:
+            given = dict(zip(moving, values, strict=True)) | held
+            return call(*(given[k] for k in operands))
+
+        step = Step(name, "group", moving, results, of_moving, scope=inside[0].scope)
+        return _Tape(
+            self.slots, (*before, step, *after), self.inputs, self.outputs, self.cotangents,
+            self.output_names,
+        )  # fmt: skip
+
+
+def _assemble(name: str, tape: _Tape, notes: Iterable[str]) -> Backprop:
+    """The backward pass, and the graph for the reader."""
+    steps = tape.used()
+    names = _names(tape, steps)
+    contributions: dict[int, list[Contribution]] = {}
+    for number, cotangent in zip(tape.outputs, tape.cotangents, strict=True):
+        if cotangent is not None and tape.slots[number].active:
+            contributions.setdefault(number, []).append(Contribution("cotangent", 0, cotangent))
+    downstream: list[tuple[Any, ...]] = []
+    for step in reversed(steps):
+        parts = _step_back(step, tape, contributions)
+        downstream.append(parts)
+        for operand, part in enumerate(parts):
+            if part is not None:
+                contribution = Contribution(names[step.results[0]], operand, part)
+                contributions.setdefault(step.operands[operand], []).append(contribution)
+    downstream.reverse()
+    wires = {number: _wire(number, tape, names, contributions) for number in names}
+    nodes = [
+        Node(names[k], "input", "input", "input", (), (wires[k],)) for k in tape.inputs
+    ]  # fmt: skip
+    placed = set(tape.inputs)
+    for step, parts in zip(steps, downstream, strict=True):
+        for k in step.operands:
+            if k not in placed and not _is_literal(tape.slots[k]):
+                placed.add(k)
+                nodes.append(Node(names[k], "constant", "constant", "constant", (), (wires[k],)))
+        inputs = tuple(wires[k] for k in step.operands)
+        text = operation_text(
+            step, [w.name for w in inputs], [np.shape(w.value) for w in inputs]
+        )  # fmt: skip
+        results = tuple(wires[k] for k in step.results)
+        placed.update(step.results)
+        nodes.append(
+            Node(results[0].name, step.operation, step.kind, text, inputs, results, parts, step)
+        )
+    for k in tape.outputs:
+        if k not in placed:
+            placed.add(k)
+            nodes.append(Node(names[k], "constant", "constant", "constant", (), (wires[k],)))
+    outputs = tuple(wires[k] for k in tape.outputs)
+    return Backprop(name, tuple(nodes), outputs, tuple(notes), tape)
+
+
+def _step_back(
+    step: Step, tape: _Tape, contributions: Mapping[int, list[Contribution]]
+) -> tuple[Any, ...]:
+    """What one node hands down to each of its operands."""
+    slots = [tape.slots[k] for k in step.operands]
+    active = [k for k, slot in enumerate(slots) if slot.active]
+    if not active or not any(is_inexact(tape.slots[k].value.dtype) for k in step.results):
+        return (None,) * len(slots)
+    upstream = [_total(contributions.get(k, ())) for k in step.results]
+    if all(u is None for u in upstream):
+        return tuple(
+            jnp.zeros_like(slot.value) if k in active else None for k, slot in enumerate(slots)
+        )
+    pulled = pull_back(step.call, [slot.value for slot in slots], active, upstream)
+    parts: list[Any] = [None] * len(slots)
+    for k, part in zip(active, pulled, strict=True):
+        parts[k] = part
+    return tuple(parts)
+
+
+def _total(contributions: Sequence[Contribution]) -> Any:
+    """The sum where branches meet; None where nothing arrives."""
+    if not contributions:
+        return None
+    total = contributions[0].value
+    for contribution in contributions[1:]:
+        total = total + contribution.value
+    return total
+
+
+def _wire(
+    number: int,
+    tape: _Tape,
+    names: Mapping[int, str],
+    contributions: Mapping[int, list[Contribution]],
+) -> Wire:
+    slot = tape.slots[number]
+    mine = tuple(contributions.get(number, ()))
+    gradient = _total(mine)
+    if gradient is None and slot.active:
+        gradient = jnp.zeros_like(slot.value)
+    return Wire(number, names[number], slot.value, gradient, slot.known, mine)
+
+
+def _is_literal(slot: Slot) -> bool:
+    """Whether a wire is a number that is written where it is used."""
+    if not slot.known or not hasattr(slot.value, "dtype"):
+        return False
+    if not jnp.issubdtype(slot.value.dtype, jnp.number) and slot.value.dtype != jnp.bool_:
+        return False
+    array = np.asarray(slot.value)
+    return array.size > 0 and bool((array == array.flat[0]).all()) or array.size == 1
+
+
+def _names(tape: _Tape, steps: Sequence[Step]) -> dict[int, str]:
+    """A name for every wire in use: given ones first, then outputs, then v1, v2, …"""
+    order = [*tape.inputs]
+    for step in steps:
+        order += [*step.operands, *step.results]
+    order = list(dict.fromkeys([*order, *tape.outputs]))
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+
+    def give(number: int, name: str) -> None:
+        chosen, k = name, 2
+        while chosen in taken:
+            chosen, k = f"{name}#{k}", k + 1
+        taken.add(chosen)
+        names[number] = chosen
+
+    for number in order:
+        slot = tape.slots[number]
+        if slot.name is not None:
+            give(number, slot.name)
+        elif _is_literal(slot):
+            names[number] = number_text(np.asarray(slot.value).flat[0].item())
+    for number, name in zip(tape.outputs, tape.output_names, strict=True):
+        if number not in names:
+            give(number, name)
+    counts = {"v": 0, "c": 0}
+    for number in order:
+        if number not in names:
+            letter = "c" if tape.slots[number].known else "v"
+            counts[letter] += 1
+            while f"{letter}{counts[letter]}" in taken:
+                counts[letter] += 1
+            give(number, f"{letter}{counts[letter]}")
+    return names
