@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 SWEEPS = 12
-PULLS = 24
+PULLS = 25
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,6 @@ def _heights(
         forward = pull % 2 == 0
         for column in columns if forward else columns[::-1]:
             near = into if forward else out
-            if pull >= PULLS - 2:
-                near = {n: into.get(n, []) + out.get(n, []) for n in column}
             wish = [_mean([y[m] for m in near.get(n, ())], y[n]) for n in column]
             for node, height in zip(column, _spaced(wish, [sizes[n] for n in column]), strict=True):
                 y[node] = height

@@ -44,14 +44,14 @@ def graph_dot(graph: "Backprop") -> str:
                 continue
             label = f"<font color='{GREEN}'>{escape(short_value(wire.value))}</font>"
             if k < len(node.downstream) and node.downstream[k] is not None:
-                part = escape(short_value(node.downstream[k]))
+                part = escape(short_value(node.downstream[k], typed=False))
                 label += f"<br/><font color='{RED}'>{part}</font>"
             lines.append(f"  n{source[wire.number]} -> n{n} [label=<{label}>];")
     for k, wire in enumerate(graph.outputs):
         lines.append(f'  end{k} [shape=plaintext fillcolor="#ffffff" label=""];')
         label = f"<font color='{GREEN}'>{escape(short_value(wire.value))}</font>"
         if wire.gradient is not None:
-            label += f"<br/><font color='{RED}'>{escape(short_value(wire.gradient))}</font>"
+            label += f"<br/><font color='{RED}'>{escape(short_value(wire.gradient, typed=False))}</font>"
         lines.append(f"  n{source[wire.number]} -> end{k} [label=<{label}>];")
     return "\n".join([*lines, "}"]) + "\n"
 

@@ -31,7 +31,7 @@ CHARACTER = 7.3
 SMALL_CHARACTER = 6.1
 ROW = 40.0
 PORT = 30.0
-BEND = 46.0
+BEND = 36.0
 MARGIN = 24.0
 IN_FULL = 3
 LONGEST = 30
@@ -94,6 +94,7 @@ class _Drawing:
             [(a, b) for a, b, _ in self.edges], sources, ROW * 0.6,
         )  # fmt: skip
         self._columns()
+        self._sort_ports()
         ys = [y - t / 2 for y, t in zip(self.layout.y, self.tall, strict=True)]
         ys += [y - 12 for bends in self.layout.bends.values() for _, y in bends]
         lows = [y + t / 2 for y, t in zip(self.layout.y, self.tall, strict=True)]
@@ -115,7 +116,7 @@ class _Drawing:
                 told = _summand(node, k)
                 entries[rank] = max(entries[rank], SMALL_CHARACTER * len(told) + 8 if told else 8.0)
         self.left = [0.0] * count
-        self.boxes = boxes
+        self.column = boxes
         x = MARGIN
         for rank in range(count):
             x += entries[rank] if rank else 0.0
@@ -124,9 +125,19 @@ class _Drawing:
         self.entries = entries
         self.width = x - BEND + MARGIN
 
+    def _sort_ports(self) -> None:
+        """Puts the ports of a box in the order in which their wires arrive."""
+        arrival: dict[tuple[int, int], float] = {}
+        for number, (a, b, k) in enumerate(self.edges):
+            bends = self.layout.bends.get(number, ())
+            y = bends[-1][1] if bends else self.layout.y[a]
+            arrival[b, k] = y + 0.01 * self.source[self.nodes[b].inputs[k].number][1]
+        for n, ports in enumerate(self.ports):
+            ports.sort(key=lambda k: arrival[n, k])
+
     def _box(self, n: int) -> tuple[float, float, float, float]:
         rank = self.layout.layer[n]
-        x = self.left[rank] + (self.boxes[rank] - self.wide[n]) / 2
+        x = self.left[rank] + (self.column[rank] - self.wide[n]) / 2
         return x, self.layout.y[n] + self.shift - self.tall[n] / 2, self.wide[n], self.tall[n]
 
     def _out(self, n: int, k: int) -> tuple[float, float]:
@@ -200,8 +211,8 @@ class _Drawing:
         return made
 
 
-def short_value(value: Any) -> str:
-    """A value for a wire: up to three numbers in full, else the type with norm."""
+def short_value(value: Any, typed: bool = True) -> str:
+    """A value for a wire: up to three numbers in full, else the norm, behind its type if asked."""
     if not _is_plain(value):
         return value_type(value)
     if np.size(value) <= IN_FULL:
@@ -212,11 +223,12 @@ def short_value(value: Any) -> str:
     if array.dtype.kind in "biu":
         return value_type(value)
     wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-    return f"{value_type(value)} ‖{number(float(f'{np.linalg.norm(wide.ravel()):.3g}'))}‖"
+    norm = f"norm {number(float(f'{np.linalg.norm(wide.ravel()):.3g}'))}"
+    return f"{value_type(value)} {norm}" if typed else norm
 
 
 def _gradient(wire: Wire) -> str:
-    return "" if wire.gradient is None else short_value(wire.gradient)
+    return "" if wire.gradient is None else short_value(wire.gradient, typed=False)
 
 
 def _summand(node: Node, operand: int) -> str:
@@ -224,7 +236,7 @@ def _summand(node: Node, operand: int) -> str:
     wire, part = node.inputs[operand], node.downstream[operand]
     if part is None or len(wire.contributions) < 2:
         return ""
-    return short_value(part)
+    return short_value(part, typed=False)
 
 
 def _head(node: Node) -> tuple[str, str]:
