@@ -25,7 +25,7 @@ from jacobians.arguments import Call, bind, function_name
 from jacobians.derive.walk import is_inexact
 from jacobians.errors import ArgumentError
 from jacobians.expression import number_text
-from jacobians.graph.build import Builder, Slot, Step, openable, pull_back
+from jacobians.graph.build import Builder, Slot, Step, openable, own_precision, pull_back
 from jacobians.graph.label import operation_text
 from jacobians.graph.model import Contribution, Node, Wire
 from jacobians.program import Program
@@ -90,7 +90,8 @@ class Backprop:
                 "group() folds operations: name some nodes that are neither inputs nor constants"
             )
         tape = self._tape.folded(name, steps)
-        return _assemble(self.name, tape, self.notes)
+        with own_precision([wire.value for wire in self.wires]):
+            return _assemble(self.name, tape, self.notes)
 
     def replay(self, changes: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
         """Runs the forward pass again, with changes added to values on the way.

@@ -3,6 +3,7 @@
     jacobians report                                   the whole catalogue of gates
     jacobians explain jax.nn:softmax 'f32[4,8]'        the Jacobian of any importable function
     jacobians check mymodule:my_relu 'f32[16]'         its hand-written derivative
+    jacobians graph jax.nn:log_softmax 'f32[3]'        its backward pass, node by node
 
 Exit status: 0 when all is right; 1 when a derivative is wrong or the user's function raised; 2 for
 a mistake in the command line.
@@ -20,11 +21,14 @@ import jax
 import jax.numpy as jnp
 
 from jacobians import __version__, gates
+from jacobians.backprop import backprop
 from jacobians.check import VJPCheck, check_vjp
-from jacobians.errors import JacobiansError
+from jacobians.errors import JacobiansError, SpecError
 from jacobians.explain import explain
 from jacobians.report.check_text import check_text
 from jacobians.report.gate_text import catalogue_dicts, catalogue_texts
+from jacobians.report.graph_json import graph_dict
+from jacobians.report.graph_text import graph_text
 from jacobians.report.json import to_json
 from jacobians.report.text import Style, explanation_text, plain
 from jacobians.specs import DISTRIBUTIONS, load_function, needs_x64, parse_spec
@@ -115,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("explain", _explain, "the Jacobian blocks of any importable function"),
         ("check", _check, "a hand-written derivative against the explicit Jacobian"),
+        ("graph", _graph, "the computational graph with every gradient, node by node"),
     ):
         command = commands.add_parser(
             name, parents=[common, function], help=text,
@@ -125,6 +130,13 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--points", type=_positive, default=6, help="points to observe at (default 6)"
             )
+        if name == "graph":
+            command.add_argument(
+                "--expand", metavar="NAME", action="append", default=[],
+                help="a call or loop to open: softmax, scan, step (repeatable); 'all' opens all",
+            )  # fmt: skip
+            command.add_argument("--svg", metavar="FILE", help="also draw the graph to an SVG file")
+            command.add_argument("--dot", metavar="FILE", help="also write it for Graphviz")
         command.set_defaults(run=run)
     return parser
 
@@ -203,6 +215,28 @@ def _check(options: argparse.Namespace) -> int:
     else:
         print(check_text(check, _style(options.color)))
     return 0 if check else 1
+
+
+def _graph(options: argparse.Namespace) -> int:
+    expand: bool | list[str] = True if "all" in options.expand else options.expand
+    with _call(options) as (function, arguments):
+        graph = _users(backprop, function, *arguments, argnums=options.argnums, expand=expand)
+        for path, write in ((options.svg, graph.to_svg), (options.dot, graph.to_dot)):
+            if path is not None:
+                _write_file(path, write())
+        if options.json:
+            print(to_json(graph_dict(graph)))
+        else:
+            print(graph_text(graph, _style(options.color)))
+    return 0
+
+
+def _write_file(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise SpecError(f"cannot write {path!r}: {error.strerror}") from None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ branch taken, the steps made. What depends on no input is computed on the spot a
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -159,6 +160,11 @@ class Builder:
         if is_rule and inner is not None:
             self._compare_rule(equation, inner, operands, names[0])
         kind = "rule" if is_rule or _wraps_rule(inner) else "loop" if name in LOOPS else "call"
+        if program.is_users_rule(equation):
+            self.notes.setdefault(
+                f"{names[0]} has a custom derivative: its numbers are by that rule, as in jax.grad; "
+                "formula and structure are of the program that it wraps"
+            )
         return self._step(names[0], kind, operands, program.as_function(equation), scope, equation)
 
     def _step(
@@ -279,6 +285,13 @@ def evaluate_program(inner: Program, values: Sequence[Any]) -> list[Any]:
         results = program.evaluate(equation, [read(atom) for atom in equation.invars])
         environment.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in inner.outputs]
+
+
+def own_precision(values: Sequence[Any]) -> AbstractContextManager[Any]:
+    """JAX's double precision where any of the values has it: a graph may outlive the setting."""
+    wide = ("float64", "int64", "uint64", "complex128")
+    is_wide = any(str(dtype_of(value)) in wide for value in values)
+    return jax.enable_x64(True) if is_wide else nullcontext()
 
 
 def pull_back(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jacobians.graph.build import Step
+from jacobians.graph.build import Step, own_precision
 from jacobians.graph.local import LocalGradient, local_gradients
 
 Array = Any
@@ -103,7 +103,8 @@ class Node:
         if self.step is None:
             return ()
         active = [k for k, part in enumerate(self.downstream) if part is not None]
-        return local_gradients(self.step, self.inputs, self.outputs, active)
+        with own_precision([wire.value for wire in (*self.inputs, *self.outputs)]):
+            return local_gradients(self.step, self.inputs, self.outputs, active)
 
     def __repr__(self) -> str:
         return f"Node({self.name} = {self.text})"

@@ -16,7 +16,7 @@ import numpy as np
 from jacobians.graph.label import symbol
 from jacobians.graph.layout import Layout, layered
 from jacobians.graph.model import Node, Wire
-from jacobians.report.graph_text import _is_plain, local_text, summary, value_text, value_type
+from jacobians.report.graph_text import is_plain, local_text, summary, value_text, value_type
 from jacobians.report.text import array_text, number
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class _Drawing:
 
 def short_value(value: Any, typed: bool = True) -> str:
     """A value for a wire: up to three numbers in full, else the norm, behind its type if asked."""
-    if not _is_plain(value):
+    if not is_plain(value):
         return value_type(value)
     if np.size(value) <= IN_FULL:
         text = array_text(np.asarray(value))

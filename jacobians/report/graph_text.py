@@ -73,7 +73,7 @@ def value_text(value: Any) -> str:
     """An array: in full where it is small, else its shape, norm, least and greatest entry."""
     if value is None:
         return "none"
-    if np.size(value) <= SMALL and _is_plain(value):
+    if np.size(value) <= SMALL and is_plain(value):
         return array_text(np.asarray(value))
     return summary(value)
 
@@ -81,7 +81,7 @@ def value_text(value: Any) -> str:
 def summary(value: Any) -> str:
     """An array's type, norm, least and greatest entry: `f32[64,10] norm 3.2 min −1 max 0.9`."""
     kind = value_type(value)
-    if not _is_plain(value) or not np.size(value):
+    if not is_plain(value) or not np.size(value):
         return kind
     array = np.asarray(value)
     if array.dtype.kind in "biu":
@@ -113,7 +113,8 @@ def local_text(gradient: LocalGradient) -> str:
             return f"diag({', '.join(number(x) for x in np.asarray(value).ravel())})"
         how = _without_cotangent(gradient.vjp_formula)
         return f"diagonal {how}" if how and definite else text
-    if gradient.vjp_formula and definite and len(gradient.vjp_formula) <= 2 * MAX_CELL:
+    plain = gradient.structure.kind in ("identity", "scaled-identity", "zero")
+    if gradient.vjp_formula and definite and not plain and len(gradient.vjp_formula) <= 2 * MAX_CELL:
         return f"{text}; {gradient.vjp_formula}"
     return text
 
@@ -211,8 +212,9 @@ def _node_rows(node: Node) -> list[list[str]]:
             (f"∂{g.output}: " if several else "") + local_text(g) for g in mine
         )  # fmt: skip
         rows.append([
-            node.name if first else "", value_text(node.value) if first else "",
-            _gradient_text(node.outputs[0]) if first else "",
+            "\n".join(w.name for w in node.outputs) if first else "",
+            "\n".join(value_text(w.value) for w in node.outputs) if first else "",
+            "\n".join(_gradient_text(w) for w in node.outputs) if first else "",
             node.inputs[operand].name, local, value_text(part),
         ])  # fmt: skip
         first = False
@@ -356,7 +358,7 @@ def _short(x: float) -> str:
     return f"{x:.3g}".replace("-", "−")
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether a value is an array of numbers (and no random key, say)."""
     try:
         return bool(np.dtype(value.dtype).kind in "biufc" or is_inexact(value.dtype))
