@@ -49,14 +49,20 @@ def same(actual, expected, name: str) -> None:
     )
 
 
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(program=programs(steps=5), expand=st.booleans())
 def test_every_gradient_is_that_of_perturbing_the_node(program, expand):
     confront(program, expand)
 
 
 @pytest.mark.long
-@settings(max_examples=5, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, suppress_health_check=list(HealthCheck))
+@given(program=programs(steps=8), expand=st.booleans())
+def test_every_gradient_is_that_of_perturbing_the_node_long(program, expand):
+    confront(program, expand)
+
+
+@settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(program=programs(steps=4), expand=st.booleans())
 def test_what_is_printed_fits(program, expand):
     graph = confront(program, expand)
