@@ -3,12 +3,14 @@
 >>> import jacobians
 >>> print(jacobians.explain(jax.nn.softmax, jnp.ones((4, 8))))     # what is it made of?
 >>> jacobians.check_vjp(my_relu, x).raise_if_wrong()               # is my derivative right?
+>>> print(jacobians.backprop(f, x, y, z))                          # how do its gradients flow?
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from jacobians import gates
+from jacobians.backprop import Backprop, backprop
 from jacobians.check import VJPCheck, check_vjp
 from jacobians.dense import dense_jacobian
 from jacobians.errors import ArgumentError, JacobiansError, SpecError, WrongDerivativeError
@@ -17,12 +19,13 @@ from jacobians.gates import Gate
 from jacobians.structure import Structure
 
 if TYPE_CHECKING:
-    from jacobians import testing
+    from jacobians import networks, testing
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "Backprop",
     "Block",
     "Explanation",
     "Gate",
@@ -31,16 +34,18 @@ __all__ = [
     "Structure",
     "VJPCheck",
     "WrongDerivativeError",
+    "backprop",
     "check_vjp",
     "dense_jacobian",
     "explain",
     "gates",
+    "networks",
     "testing",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # testing needs Hypothesis, which only the extra `test` installs
-    if name == "testing":
-        return importlib.import_module("jacobians.testing")
+    # testing needs Hypothesis, which only the extra `test` installs; networks are seldom needed
+    if name in ("networks", "testing"):
+        return importlib.import_module(f"jacobians.{name}")
     raise AttributeError(f"module 'jacobians' has no attribute {name!r}")
