@@ -7,7 +7,7 @@ what is shown is what was run. Typed in are the lecture's inputs only. Also for
 `jacobians graph scripts.lecture:neuron 2.0 -1.0 -3.0 -2.0 -3.0`.
 """
 
-import inspect
+import inspect  # noqa: F401
 import sys
 import time
 from collections.abc import Callable
@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobians import backprop, explain, gates, networks
+# the steps below name everything that is imported here in their text
+from jacobians import backprop, explain, gates, networks  # noqa: F401
 from jacobians.backprop import Backprop
-from jacobians.report.lecture import W, X, lecture_text
-from jacobians.report.text import array_text
+from jacobians.report.lecture import W, X, lecture_text  # noqa: F401
+from jacobians.report.text import array_text  # noqa: F401
 
 
 def f(x: Any, y: Any, z: Any) -> Any:
@@ -69,12 +70,12 @@ def max_gate(x: Any) -> Any:
 
 
 def product(W: Any, x: Any) -> Any:
-    """q = W·x."""
+    """Q = W·x."""
     return W @ x
 
 
 def norm_of_product(W: Any, x: Any) -> Any:
-    """f = ‖W·x‖²."""
+    """F = ‖W·x‖²."""
     q = W @ x
     return jnp.sum(q * q)
 
@@ -142,7 +143,8 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "gate = backprop(neuron_with_gate, w[0], x[0], w[1], x[1], w[2])",
             "for name in ('w0', 'x0', 'w1', 'x1', 'w2'):\n"
             "    made = [float(g.gradients[name]) for g in (graph, folded, gate)]\n"
-            "    print(f'{name}: {made[0]:.2f} in gates, {made[1]:.2f} folded, {made[2]:.2f} by the gate')",
+            "    print('{}: {:.2f} in gates, {:.2f} folded, {:.2f} by the gate'.format(\n"
+            "        name, *made))",
         ),
     ),
     (
@@ -178,7 +180,8 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "batch = jax.ShapeDtypeStruct((100, 4096), jnp.float32)",
             "whole = explain(max_gate, batch)['out', 'x']",
             "print(f'a batch of 100: {whole.shape[0]}×{whole.shape[1]}, '\n"
-            "      f'{whole.shape[0] * whole.shape[1] * 4 / 2**40:.2f} TiB; proved {whole.structure}')",
+            "      f'{whole.shape[0] * whole.shape[1] * 4 / 2**40:.2f} TiB; "
+            "proved {whole.structure}')",
         ),
     ),
     (

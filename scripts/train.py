@@ -199,11 +199,20 @@ def main(argv: list[str] | None = None) -> int:
     for_spiral = SGD(rate=0.3, batch=32, epochs=150, seed=options.seed)
     arms = split(*spiral(150, seed=options.seed), options.seed)
     print()
-    print(table("spiral with three arms: 300 points, 150 held out", compare(SPIRAL, arms, for_spiral, 1e-4)))
+    print(
+        table(
+            "spiral with three arms: 300 points, 150 held out",
+            compare(SPIRAL, arms, for_spiral, 1e-4),
+        )
+    )
     if not options.no_timing:
         print("\nloss and gradients of a batch, jitted, median of 30 runs in turn")
         print(f"  {'sizes':<26}{'batch':>6}{'gates’ VJPs':>14}{'jax.grad':>12}{'ratio':>8}")
-        for sizes, batch in (((64, 100, 10), 64), ((64, 100, 50, 10), 64), ((784, 512, 512, 10), 256)):
+        for sizes, batch in (
+            ((64, 100, 10), 64),
+            ((64, 100, 50, 10), 64),
+            ((784, 512, 512, 10), 256),
+        ):
             hand, auto = timings(sizes, batch)
             shown = " → ".join(map(str, sizes))
             print(

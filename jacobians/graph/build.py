@@ -143,7 +143,9 @@ class Builder:
         label = call_label(equation)
         inner = program.called_program(equation)
         if inner is None and name not in LOOPS:
-            return self._step(name, "operation", operands, program.as_function(equation), scope, equation)
+            return self._step(
+                name, "operation", operands, program.as_function(equation), scope, equation
+            )
         is_rule = name in program.CUSTOM_RULES
         plain = inner is not None and not is_rule and (label is None or name in PLAIN_CALLS)
         names = [n for n in (label, name) if n is not None]
@@ -162,8 +164,8 @@ class Builder:
         kind = "rule" if is_rule or _wraps_rule(inner) else "loop" if name in LOOPS else "call"
         if program.is_users_rule(equation):
             self.notes.setdefault(
-                f"{names[0]} has a custom derivative: its numbers are by that rule, as in jax.grad; "
-                "formula and structure are of the program that it wraps"
+                f"{names[0]} has a custom derivative: its numbers are by that rule, as in "
+                "jax.grad; formula and structure are of the program that it wraps"
             )
         return self._step(names[0], kind, operands, program.as_function(equation), scope, equation)
 
@@ -217,7 +219,9 @@ class Builder:
         if not active or not _holds_while(equation):
             return False
         try:
-            jax.eval_shape(lambda: pull_back(program.as_function(equation), self._values(operands), active))
+            jax.eval_shape(
+                lambda: pull_back(program.as_function(equation), self._values(operands), active)
+            )
         except ValueError:
             self.notes.setdefault(
                 f"{name} is opened: a while loop has no reverse derivative in JAX (jax.grad "
@@ -321,7 +325,7 @@ def pull_back(
 
     results, pull = jax.vjp(of_active, *(values[k] for k in active))
     given = [None] * len(results) if cotangents is None else cotangents
-    filled = []
+    filled: list[Any] = []
     for result, cotangent in zip(results, given, strict=True):
         if not is_inexact(dtype_of(result)):
             filled.append(np.zeros(jnp.shape(result), jax.dtypes.float0))
@@ -340,16 +344,16 @@ def _literal(atom: Any) -> Any:
 
 def _wraps_rule(inner: Program | None) -> bool:
     """Whether a program is nothing but the call of a custom rule."""
-    return inner is not None and len(inner.equations) == 1 and (
-        inner.equations[0].primitive.name in program.CUSTOM_RULES
+    return (
+        inner is not None
+        and len(inner.equations) == 1
+        and (inner.equations[0].primitive.name in program.CUSTOM_RULES)
     )
 
 
 def _holds_while(equation: Any) -> bool:
     return equation.primitive.name == "while" or any(
-        _holds_while(inner)
-        for part in program.inner_programs(equation)
-        for inner in part.equations
+        _holds_while(inner) for part in program.inner_programs(equation) for inner in part.equations
     )
 
 

@@ -1,7 +1,7 @@
 """How the operation of a node is written: `w0·x0`, `max(0, h)`, `1/v7`.
 
-    >>> operation_text(step, [("w0", ()), ("x0", ())], (), scalar=True)
-    'w0·x0'
+>>> operation_text(step, [("w0", ()), ("x0", ())], (), scalar=True)
+'w0·x0'
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ INFIX = {"add": " + ", "add_any": " + ", "sub": " − ", "div": "/", "mul": "·"
 COMPARISONS = {"gt": " > ", "ge": " ≥ ", "lt": " < ", "le": " ≤ ", "eq": " = ", "ne": " ≠ "}
 SHORT = {
     "broadcast_in_dim": "broadcast", "reduce_sum": "Σ", "reduce_max": "max", "reduce_min": "min",
-    "select_n": "select", "dynamic_slice": "slice", "dot_general": "product", "convert_element_type": "convert",
+    "select_n": "select", "dynamic_slice": "slice", "dot_general": "product",
+    "convert_element_type": "convert",
     "conv_general_dilated": "convolution", "stop_gradient": "stop",
 }  # fmt: skip
 # what a small box shows, as the lecture draws it

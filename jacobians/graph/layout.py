@@ -101,7 +101,9 @@ def _ordered(ranks: Sequence[int], parts: Sequence[tuple[int, int]]) -> list[lis
 
 def crossings(columns: Sequence[Sequence[int]], parts: Sequence[tuple[int, int]]) -> int:
     """The number of pairs of wires between neighbouring layers that cross."""
-    place = {node: (rank, k) for rank, column in enumerate(columns) for k, node in enumerate(column)}
+    place = {
+        node: (rank, k) for rank, column in enumerate(columns) for k, node in enumerate(column)
+    }
     by_rank: dict[int, list[tuple[int, int]]] = {}
     for start, end in parts:
         rank, k = place[start]

@@ -152,10 +152,11 @@ def _call(
     for k, wire in enumerate(inputs):
         shape, dtype = tuple(np.shape(wire.value)), wire.value.dtype
         held = k not in active and (wire.known or not is_inexact(dtype))
-        plain = np.dtype(dtype) if is_inexact(dtype) else np.dtype(object)
-        leaves.append(Leaf(wire.name, shape, plain, wire.value, static=held))
-    results = [Leaf(_leaf_name(w.name), tuple(np.shape(w.value)), np.dtype(object) if not is_inexact(w.value.dtype)
-                    else np.dtype(w.value.dtype)) for w in outputs]  # fmt: skip
+        leaves.append(Leaf(wire.name, shape, _plain_dtype(dtype), wire.value, static=held))
+    results = [
+        Leaf(_leaf_name(wire.name), tuple(np.shape(wire.value)), _plain_dtype(wire.value.dtype))
+        for wire in outputs
+    ]
     return Call(
         lambda *values: tuple(step.call(*values)),
         tuple(leaves),
@@ -164,3 +165,8 @@ def _call(
         jax.tree.structure(tuple(range(len(leaves)))),
         jax.tree.structure(tuple(range(len(results)))),
     )
+
+
+def _plain_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of what has a derivative; `object` for integers, keys and their kin."""
+    return np.dtype(dtype if is_inexact(dtype) else object)

@@ -188,9 +188,7 @@ def backward(
     for k in range(network.depth, 0, -1):
         if k < network.depth:
             (upstream,) = network.activation.vjp(upstream, kept.sums[k - 1])
-        upstream, gradients[f"b{k}"] = ADD_BIAS.vjp(
-            upstream, kept.products[k - 1], params[f"b{k}"]
-        )
+        upstream, gradients[f"b{k}"] = ADD_BIAS.vjp(upstream, kept.products[k - 1], params[f"b{k}"])
         upstream, gradients[f"W{k}"] = LINEAR.vjp(upstream, kept.inputs[k - 1], params[f"W{k}"])
     return gradients, upstream
 
@@ -254,8 +252,9 @@ def save(path: str | os.PathLike[str], params: Params) -> None:
         path: where; the file is named exactly so.
         params: arrays by name.
     """
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in params.items()}
     with open(path, "wb") as file:
-        np.savez(file, **{name: np.asarray(value) for name, value in params.items()})
+        np.savez(file, **arrays)
 
 
 def load(path: str | os.PathLike[str], network: Network) -> dict[str, Array]:

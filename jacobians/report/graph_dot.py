@@ -37,7 +37,9 @@ def graph_dot(graph: "Backprop") -> str:
         below = value_type(node.value) if node.step is None else f"{names} = {node.text}"
         shape = ' shape="ellipse"' if node.step is None else ""
         label = f"<<b>{escape(head)}</b><br/><font point-size='10'>{escape(below)}</font>>"
-        lines.append(f'  n{n} [label={label} fillcolor="{FILLS.get(node.kind, "#ffffff")}"{shape}];')
+        lines.append(
+            f'  n{n} [label={label} fillcolor="{FILLS.get(node.kind, "#ffffff")}"{shape}];'
+        )
     for n, node in enumerate(graph.nodes):
         for k, wire in enumerate(node.inputs):
             if wire.number not in source:
@@ -51,7 +53,9 @@ def graph_dot(graph: "Backprop") -> str:
         lines.append(f'  end{k} [shape=plaintext fillcolor="#ffffff" label=""];')
         label = f"<font color='{GREEN}'>{escape(short_value(wire.value))}</font>"
         if wire.gradient is not None:
-            label += f"<br/><font color='{RED}'>{escape(short_value(wire.gradient, typed=False))}</font>"
+            label += (
+                f"<br/><font color='{RED}'>{escape(short_value(wire.gradient, typed=False))}</font>"
+            )
         lines.append(f"  n{source[wire.number]} -> end{k} [label=<{label}>];")
     return "\n".join([*lines, "}"]) + "\n"
 

@@ -128,8 +128,8 @@ class _Drawing:
     def _sort_ports(self) -> None:
         """Puts the ports of a box in the order in which their wires arrive."""
         arrival: dict[tuple[int, int], float] = {}
-        for number, (a, b, k) in enumerate(self.edges):
-            bends = self.layout.bends.get(number, ())
+        for edge, (a, b, k) in enumerate(self.edges):
+            bends = self.layout.bends.get(edge, ())
             y = bends[-1][1] if bends else self.layout.y[a]
             arrival[b, k] = y + 0.01 * self.source[self.nodes[b].inputs[k].number][1]
         for n, ports in enumerate(self.ports):
@@ -152,13 +152,13 @@ class _Drawing:
     def wires(self) -> list[str]:
         """Every wire with its value and gradient at its start and the summands at its ends."""
         made = []
-        for number, (a, b, k) in enumerate(self.edges):
+        for edge, (a, b, k) in enumerate(self.edges):
             node = self.nodes[b]
             wire = node.inputs[k]
             start = self._out(a, self.source[wire.number][1])
             end = self._in(b, k)
             rank = self.layout.layer[a]
-            bends = self.layout.bends.get(number, ())
+            bends = self.layout.bends.get(edge, ())
             points = [start, (self.left[rank] + self._behind(rank), start[1])]
             for layer, y in bends:
                 middle = y + self.shift
@@ -197,7 +197,9 @@ class _Drawing:
             radius = h / 2 if node.step is None else 7
             middle = x + w / 2
             lines = [
-                _text(middle, y + h / 2 + (4 if not second else -2), first, INK, 12.5, "middle", True)
+                _text(
+                    middle, y + h / 2 + (4 if not second else -2), first, INK, 12.5, "middle", True
+                )
             ]
             if second:
                 lines.append(_text(middle, y + h / 2 + 12, second, "#56606e", 10, "middle"))
@@ -282,7 +284,13 @@ def _path(points: Sequence[tuple[float, float]], color: str, solid: bool) -> str
 
 
 def _text(
-    x: float, y: float, text: str, color: str, size: float, anchor: str = "start", bold: bool = False
+    x: float,
+    y: float,
+    text: str,
+    color: str,
+    size: float,
+    anchor: str = "start",
+    bold: bool = False,
 ) -> str:
     weight = ' font-weight="600"' if bold else ""
     return (

@@ -114,7 +114,12 @@ def local_text(gradient: LocalGradient) -> str:
         how = _without_cotangent(gradient.vjp_formula)
         return f"diagonal {how}" if how and definite else text
     plain = gradient.structure.kind in ("identity", "scaled-identity", "zero")
-    if gradient.vjp_formula and definite and not plain and len(gradient.vjp_formula) <= 2 * MAX_CELL:
+    if (
+        gradient.vjp_formula
+        and definite
+        and not plain
+        and len(gradient.vjp_formula) <= 2 * MAX_CELL
+    ):
         return f"{text}; {gradient.vjp_formula}"
     return text
 
