@@ -20,7 +20,7 @@ import numpy as np
 # the steps below name everything that is imported here in their text
 from jacobians import backprop, explain, gates, networks  # noqa: F401
 from jacobians.backprop import Backprop
-from jacobians.report.lecture import W, X, lecture_text  # noqa: F401
+from jacobians.report import lecture  # noqa: F401
 from jacobians.report.text import array_text  # noqa: F401
 
 
@@ -70,12 +70,12 @@ def max_gate(x: Any) -> Any:
 
 
 def product(W: Any, x: Any) -> Any:
-    """Q = W·x."""
+    """The multiply gate of the lecture's vector example."""
     return W @ x
 
 
 def norm_of_product(W: Any, x: Any) -> Any:
-    """F = ‖W·x‖²."""
+    """The lecture's vector example, ‖W·x‖²."""
     q = W @ x
     return jnp.sum(q * q)
 
@@ -199,11 +199,14 @@ STEPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "f(W, x) = ‖W·x‖²: values and gradients have the same shapes",
-        ("print(lecture_text())",),
+        ("print(lecture.lecture_text())",),
     ),
     (
         "the same as a circuit",
-        ("W, x = jnp.array(W), jnp.array(X)", "print(backprop(norm_of_product, W, x))"),
+        (
+            "W, x = jnp.array(lecture.W), jnp.array(lecture.X)",
+            "print(backprop(norm_of_product, W, x))",
+        ),
     ),
     (
         "dW by indices: ∂q_k/∂W_ij = 1[k = i]·x_j, derived, and summed with the indicator",

@@ -358,16 +358,28 @@ def _holds_while(equation: Any) -> bool:
 
 
 def _open_step(
-    builder: Builder, body: Program, operands: Sequence[int], scope: tuple[str, ...], number: int
+    builder: Builder,
+    body: Program,
+    call: Callable[..., list[Any]],
+    operands: Sequence[int],
+    scope: tuple[str, ...],
+    number: int,
 ) -> list[int]:
     """One step of a loop: a node of its own, or opened in turn."""
     if builder.wanted(("step",)):
         return builder.run(body, operands, (*scope, f"step {number}"))
     builder.closed.setdefault("step")
-    return builder._step(
-        "step", "call", operands, jax.jit(lambda *v: evaluate_program(body, v)), scope,
-        text=f"step {number}",
-    )  # fmt: skip
+    return builder._step("step", "call", operands, call, scope, text=f"step {number}")
+
+
+def _compiled(inner: Program) -> Callable[..., list[Any]]:
+    """A program as a function that is compiled once for all the steps of a loop."""
+
+    def run(*values: Any) -> list[Any]:
+        return evaluate_program(inner, values)
+
+    compiled: Callable[..., list[Any]] = jax.jit(run)
+    return compiled
 
 
 def _open_scan(
@@ -378,11 +390,13 @@ def _open_scan(
     constants, carry, stacked = (
         operands[: parts.constants], operands[parts.constants : first], operands[first:],
     )  # fmt: skip
+    call = _compiled(parts.body)
     outputs: dict[int, list[int]] = {}
     order = range(parts.length)
     for number in reversed(order) if parts.reverse else order:
         slices = [_pick(builder, wire, number, scope) for wire in stacked]
-        results = _open_step(builder, parts.body, [*constants, *carry, *slices], scope, number)
+        wires = [*constants, *carry, *slices]
+        results = _open_step(builder, parts.body, call, wires, scope, number)
         carry = results[: parts.carries]
         outputs[number] = results[parts.carries :]
     count = len(parts.body.outputs) - parts.carries
@@ -414,15 +428,16 @@ def _open_while(
     for_condition = operands[:condition_constants]
     for_body = operands[condition_constants : condition_constants + body_constants]
     carry = operands[condition_constants + body_constants :]
+    ahead, call = _compiled(condition), _compiled(body)
     number = 0
-    while bool(evaluate_program(condition, builder._values([*for_condition, *carry]))[0]):
-        carry = _open_step(builder, body, [*for_body, *carry], scope, number)
-        number += 1
-        if number > MAX_STEPS:
+    while bool(ahead(*builder._values([*for_condition, *carry]))[0]):
+        if number == MAX_STEPS:
             raise ArgumentError(
                 f"a while loop makes more than {MAX_STEPS} steps here: too many to draw; "
                 "JAX has no reverse derivative of it as one node, a scan would have"
             )
+        carry = _open_step(builder, body, call, [*for_body, *carry], scope, number)
+        number += 1
     builder.notes.setdefault(f"the while loop makes {number} steps at this point")
     return carry
 
