@@ -11,6 +11,7 @@ value is used more than once, the products add up. That is all there is to backp
     >>> open("graph.svg", "w").write(graph.to_svg())
 """
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from jacobians.errors import ArgumentError
 from jacobians.graph.backward import Tape, assemble
 from jacobians.graph.build import Builder, openable, own_precision
 from jacobians.graph.model import Node, Wire
+from jacobians.graph.origin import finder, functions, library_functions
 from jacobians.program import Program
 
 Expand = bool | str | Sequence[str]
@@ -143,6 +145,7 @@ def backprop(
     cotangent: Any = None,
     argnums: int | Sequence[int] | None = None,
     expand: Expand = (),
+    fold: str | Sequence[str] = (),
 ) -> Backprop:
     """The computational graph of `f` at `args`, with the gradient of every value in it.
 
@@ -156,6 +159,10 @@ def backprop(
             with a custom derivative, a `scan`, `while` or `cond` is one node each; name the
             functions (`"softmax"`) or operations (`"scan"`, `"step"` for what is in its steps)
             to open, or True for all of them. A function that is nothing but a call is opened.
+            The functions of `jax.nn` count as calls too.
+        fold: names of other plain Python functions whose calls are to be one node each. JAX tells
+            calls apart by the line they are made in: two in one line that follow each other are
+            one node.
 
     Returns:
         The graph. Gradients are JAX's own vector-Jacobian products, node by node, so custom
@@ -163,13 +170,14 @@ def backprop(
 
     Raises:
         ArgumentError: an argument has no value, the cotangent does not fit, there is nothing to
-            open by a name in `expand`, or the graph has more than 2000 nodes.
+            open or fold by a name in `expand` or `fold`, or the graph has more than 2000 nodes.
         Exception: whatever `f` raises while it is traced or evaluated.
     """
     call = bind(f, args, argnums)
     _check(call)
     inner, traced = _trace(call)
-    builder = Builder(_wanted(expand, inner))
+    wanted = _wanted(expand, inner)
+    builder = Builder(wanted, finder(_folded(fold, inner), wanted))
     numbers = [
         builder.input(jnp.asarray(call.inputs[k].value), call.inputs[k].name, k in call.selected)
         for k in traced
@@ -183,7 +191,7 @@ def backprop(
     tape = Tape(
         tuple(builder.slots), tuple(builder.steps), tuple(numbers), tuple(outputs), cotangents,
         tuple(leaf.name for leaf in call.outputs),
-    )  # fmt: skip
+    ).with_calls_folded()  # fmt: skip
     return Backprop(function_name(f), *assemble(tape), tuple(notes), tape)
 
 
@@ -242,7 +250,7 @@ def _wanted(expand: Expand, inner: Program) -> Callable[[Sequence[str]], bool]:
     if isinstance(expand, bool):
         return lambda names: bool(expand)
     chosen = {expand} if isinstance(expand, str) else set(expand)
-    there = sorted(set(openable(inner)))
+    there = sorted({*openable(inner), *library_functions(inner)})
     for name in chosen:
         if name not in there:
             raise ArgumentError(
@@ -250,6 +258,19 @@ def _wanted(expand: Expand, inner: Program) -> Callable[[Sequence[str]], bool]:
                 f"there is {', '.join(there) or 'none at all'}"
             )
     return lambda names: not chosen.isdisjoint(names)
+
+
+def _folded(fold: str | Sequence[str], inner: Program) -> tuple[str, ...]:
+    chosen = (fold,) if isinstance(fold, str) else tuple(fold)
+    there = functions(inner) if chosen else set()
+    for name in chosen:
+        if name not in there:
+            close = difflib.get_close_matches(name, there, n=2)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise ArgumentError(
+                f"fold={name!r}: no operation was made by a Python function of that name{hint}"
+            )
+    return chosen
 
 
 def _cotangents(call: Call, cotangent: Any) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ from jacobians.report.gate_text import catalogue_dicts, catalogue_texts
 from jacobians.report.graph_json import graph_dict
 from jacobians.report.graph_text import graph_text
 from jacobians.report.json import to_json
+from jacobians.report.progress import progress
 from jacobians.report.text import Style, explanation_text, plain
 from jacobians.specs import DISTRIBUTIONS, load_function, needs_x64, parse_spec
 
@@ -135,6 +136,10 @@ def _parser() -> argparse.ArgumentParser:
                 "--expand", metavar="NAME", action="append", default=[],
                 help="a call or loop to open: softmax, scan, step (repeatable); 'all' opens all",
             )  # fmt: skip
+            command.add_argument(
+                "--fold", metavar="NAME", action="append", default=[],
+                help="a plain Python function whose calls become one node each (repeatable)",
+            )  # fmt: skip
             command.add_argument("--svg", metavar="FILE", help="also draw the graph to an SVG file")
             command.add_argument("--dot", metavar="FILE", help="also write it for Graphviz")
         command.set_defaults(run=run)
@@ -183,13 +188,13 @@ def _protect_numbers(given: list[str]) -> list[str]:
 def _report(options: argparse.Namespace) -> int:
     chosen = [gates.get(name) for name in options.gates] or list(gates.catalogue.values())
     if options.json:
-        dictionaries = catalogue_dicts(_progress(chosen, "gates"), options.seed)
+        dictionaries = catalogue_dicts(progress(chosen, "gates"), options.seed)
         print(to_json(dictionaries))
         return 0 if all(d["check"]["right"] for d in dictionaries) else 1
     style = _style(options.color)
     right = True
     for text, ok in catalogue_texts(
-        _progress(chosen, "gates"), options.seed, style, not options.gates
+        progress(chosen, "gates"), options.seed, style, not options.gates
     ):
         print(text + "\n", flush=True)
         right = right and ok
@@ -220,7 +225,8 @@ def _check(options: argparse.Namespace) -> int:
 def _graph(options: argparse.Namespace) -> int:
     expand: bool | list[str] = True if "all" in options.expand else options.expand
     with _call(options) as (function, arguments):
-        graph = _users(backprop, function, *arguments, argnums=options.argnums, expand=expand)
+        graph = _users(backprop, function, *arguments, argnums=options.argnums, expand=expand,
+                       fold=options.fold)  # fmt: skip
         for path, write in ((options.svg, graph.to_svg), (options.dot, graph.to_dot)):
             if path is not None:
                 _write_file(path, write())
@@ -294,18 +300,3 @@ def _style(color: bool | None) -> Style:
         return style.render(text) if style is not None else text
 
     return paint
-
-
-def _progress(items: Sequence[Any], what: str) -> Iterator[Any]:
-    """The items, with a progress bar on a terminal's error output where rich is installed."""
-    if not sys.stderr.isatty() or len(items) < 2:
-        yield from items
-        return
-    try:
-        from rich.progress import track
-    except ImportError:
-        yield from items
-        return
-    from rich.console import Console
-
-    yield from track(items, what, console=Console(stderr=True), transient=True)

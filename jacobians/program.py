@@ -139,6 +139,18 @@ def call_name(equation: Equation) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def call_stack(equation: Equation) -> tuple[tuple[str, int, str], ...]:
+    """The Python frames that an equation was traced in, as (file, line, function).
+
+    The innermost comes first; empty where JAX keeps none.
+    """
+    traceback = getattr(getattr(equation, "source_info", None), "traceback", None)
+    try:
+        return tuple((f.file_name, f.line_num, f.function_name) for f in traceback.frames)
+    except AttributeError:
+        return ()
+
+
 def rule_name(equation: Equation) -> str | None:
     """The name of the function that a custom rule belongs to, as far as JAX tells."""
     inner = equation.params[TRANSPARENT[equation.primitive.name]]

@@ -36,7 +36,9 @@ def part(printed, title):
 
 def row(text, name):
     """Forward value and gradient of a wire in a circuit, rounded as in the lecture."""
-    found = re.search(rf"^[●│├─╯╰┤┴┼ ]*{name}(?: = [^\n]*?)? {{2,}}(\S+) +(\S+)$", text, re.MULTILINE)
+    found = re.search(
+        rf"^[●│├─╯╰┤┴┼ ]*{name}(?: = [^\n]*?)? {{2,}}(\S+) +(\S+)$", text, re.MULTILINE
+    )
     return round(float(found[1]), 2), round(float(found[2]), 2)
 
 
@@ -114,7 +116,7 @@ def test_digits_are_learnt_and_networks_beat_the_linear_classifier(tmp_path):
     script = load("train")
     data = script.digits()
     assert [len(part) for part in data] == [1198, 1198, 599, 599]
-    how = script.SGD(rate=0.1, batch=32, epochs=60)
+    how = script.SGD(rate=0.1, batch=32, epochs=30)
     results = script.compare(script.DIGITS, data, how, 1e-4)
     linear, two, three = (results[name][3] for name in ("linear", "2-layer", "3-layer"))
     assert two >= 0.96
@@ -122,10 +124,8 @@ def test_digits_are_learnt_and_networks_beat_the_linear_classifier(tmp_path):
     assert linear < min(two, three)
     assert "97" in script.table("digits", results) or "98" in script.table("digits", results)
     pytest.importorskip("matplotlib")
-    files = script.draw(results, tmp_path / "pictures")
-    assert [f.name for f in files] == [
-        "loss.png", "templates-linear.png", "templates-2-layer.png", "templates-3-layer.png",
-    ]  # fmt: skip
+    files = script.draw({"linear": results["linear"]}, tmp_path / "pictures")
+    assert [f.name for f in files] == ["loss.png", "templates-linear.png"]
     assert all(f.read_bytes().startswith(b"\x89PNG") for f in files)
 
 

@@ -5,7 +5,7 @@ each operand. That is one `jax.vjp` per step; nothing else differentiates.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -67,7 +67,32 @@ class Tape:
                 kept.append(step)
         return kept[::-1]
 
-    def folded(self, name: str, chosen: Sequence[Step]) -> "Tape":
+    def with_calls_folded(self) -> "Tape":
+        """The tape with the operations of each call of a plain function as one step.
+
+        A function that makes up the whole of the graph stays open, and so does one whose
+        operations are not one piece.
+        """
+        runs: list[list[Step]] = []
+        for step in self.used():
+            key = (step.origin, step.scope)
+            if runs and (runs[-1][0].origin, runs[-1][0].scope) == key:
+                runs[-1].append(step)
+            else:
+                runs.append([step])
+        tape = self
+        for run in runs:
+            if run[0].origin is None or len(run) < 2 or len(runs) == 1:
+                continue
+            # what else reads from inside, though outputs do not need it, is dropped first
+            tape = replace(tape, steps=tuple(tape.used()))
+            try:
+                tape = tape.folded(run[0].origin[0], run, "call")
+            except ArgumentError:
+                continue
+        return tape
+
+    def folded(self, name: str, chosen: Sequence[Step], kind: str = "group") -> "Tape":
         """The tape with some steps as one."""
         inside = [step for step in self.steps if any(step is c for c in chosen)]
         written = {number for step in inside for number in step.results}
@@ -107,7 +132,7 @@ class Tape:
             given = dict(zip(moving, values, strict=True)) | held
             return call(*(given[k] for k in operands))
 
-        step = Step(name, "group", moving, results, of_moving, scope=inside[0].scope)
+        step = Step(name, kind, moving, results, of_moving, scope=inside[0].scope)
         return Tape(
             self.slots, (*before, step, *after), self.inputs, self.outputs, self.cotangents,
             self.output_names,

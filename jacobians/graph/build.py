@@ -5,7 +5,7 @@ A call (`softmax` under `jax.jit`, a custom rule, a `scan`) is one step, or is o
 equations are written down instead. Loops and branches are opened as they run at this point: the
 branch taken, the steps made. What depends on no input is computed on the spot and is no step.
 
-    >>> builder = Builder(wanted=lambda names: "softmax" in names)
+    >>> builder = Builder(wanted=lambda names: "log_softmax" in names)
     >>> outputs = builder.run(program, [builder.input(x, "x", active=True)], ())
     >>> [step.operation for step in builder.steps]
 """
@@ -22,6 +22,7 @@ import numpy as np
 from jacobians import program
 from jacobians.derive.walk import is_inexact
 from jacobians.errors import ArgumentError
+from jacobians.graph.origin import Origin
 from jacobians.program import Program
 
 MAX_STEPS = 2000
@@ -44,6 +45,7 @@ class Step:
         equation: the JAX equation, where it is one.
         text: how it is written, with `{0}` for an operand; None to derive that from the equation.
         scope: names of the opened calls that it is in, outermost first.
+        origin: the call of a plain Python function that it is to be folded into, or None.
     """
 
     operation: str
@@ -54,6 +56,7 @@ class Step:
     equation: Any = None
     text: str | None = None
     scope: tuple[str, ...] = ()
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,7 @@ class Builder:
 
     Attributes:
         wanted: says of the names of a call (its own and its primitive's) whether it is opened.
+        origin: gives the call of a plain function that an equation is to be folded into.
         slots: the wires by number.
         steps: the steps in order.
         notes: sentences for the reader.
@@ -86,6 +90,7 @@ class Builder:
     """
 
     wanted: Callable[[Sequence[str]], bool]
+    origin: Callable[[Any], Origin | None] = lambda equation: None
     slots: list[Slot] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
@@ -188,9 +193,13 @@ class Builder:
         results = [
             self._new(Slot(value, False, active and is_inexact(dtype_of(value)))) for value in made
         ]
+        origin = None if equation is None else self.origin(equation)
         self.steps.append(
-            Step(operation, kind, tuple(operands), tuple(results), call, equation, text, scope)
-        )
+            Step(
+                operation, kind, tuple(operands), tuple(results), call, equation, text, scope,
+                origin,
+            )
+        )  # fmt: skip
         if len(self.steps) > MAX_STEPS:
             raise ArgumentError(
                 f"the graph has more than {MAX_STEPS} nodes; open fewer calls and loops (expand=)"

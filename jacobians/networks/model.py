@@ -270,15 +270,19 @@ def load(path: str | os.PathLike[str], network: Network) -> dict[str, Array]:
     Raises:
         ArgumentError: the file is no parameter file, or is that of another network.
     """
+    wrong = f"{os.fspath(path)!r} is no file of saved parameters"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ArgumentError(f"{wrong}: it holds a single array")
+        with loaded as file:
             params = {name: jnp.asarray(file[name]) for name in file.files}
     except FileNotFoundError:
         raise ArgumentError(f"there is no file {os.fspath(path)!r}") from None
-    except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise ArgumentError(
-            f"{os.fspath(path)!r} is no file of saved parameters ({error})"
-        ) from None
+    except ArgumentError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
+        raise ArgumentError(f"{wrong} ({error})") from None
     _check_params(network, params)
     return {name: params[name] for name in _shapes(network)}
 

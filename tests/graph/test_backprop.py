@@ -52,7 +52,10 @@ def test_the_first_circuit_of_the_lecture():
     assert float(graph["v1"].value) == 3
     assert float(graph["out"].value) == -12
     local = graph["out"].local_gradients
-    assert [(g.input, g.formula, float(g.value)) for g in local] == [("v1", "z", -4), ("z", "v1", 3)]
+    assert [(g.input, g.formula, float(g.value)) for g in local] == [
+        ("v1", "z", -4),
+        ("z", "v1", 3),
+    ]
     assert [float(d) for d in graph["out"].downstream] == [-4, 3]
 
 
@@ -85,6 +88,38 @@ def test_four_gates_fold_into_one_with_the_same_gradients():
     assert float(local.value) == pytest.approx(s * (1 - s), rel=1e-5)
     for name, gradient in graph.gradients.items():
         assert float(folded.gradients[name]) == pytest.approx(float(gradient), rel=1e-6)
+
+
+def sigmoid(x):
+    return 1 / (1 + jnp.exp(-x))
+
+
+def test_plain_functions_fold_by_name_and_those_of_jax_nn_by_themselves():
+    def f(x):
+        return jnp.sum(jax.nn.softmax(sigmoid(x)) * x)
+
+    x = jnp.arange(3.0)
+    texts = [n.text for n in gradients_are_jax_grad(f, x, fold="sigmoid").nodes]
+    assert texts == ["input", "sigmoid(x)", "softmax(v1)", "v2 ⊙ x", "Σ(v3)"]
+    texts = [n.text for n in gradients_are_jax_grad(f, x).nodes]
+    assert texts[-3:] == ["softmax(v4)", "v5 ⊙ x", "Σ(v6)"]
+    for expand in ("softmax", True):
+        opened = gradients_are_jax_grad(f, x, expand=expand)
+        assert "softmax" not in [n.operation for n in opened.nodes]
+
+
+def test_calls_of_one_function_are_nodes_of_their_own():
+    def f(x):
+        for _ in range(2):
+            x = sigmoid(2 * x)
+        return x + sigmoid(x) * 3
+
+    graph = gradients_are_jax_grad(f, 0.5, fold=["sigmoid"])
+    assert [n.operation for n in graph.nodes if n.step].count("sigmoid") == 3
+
+
+def test_a_function_that_is_all_of_the_graph_stays_open():
+    assert len([n for n in backprop(jax.nn.softmax, jnp.ones(3)).nodes if n.step]) > 5
 
 
 def test_a_group_that_a_path_leaves_and_reenters_is_refused():
@@ -252,7 +287,9 @@ def test_cond_is_one_node_or_the_branch_taken():
     def f(x):
         return lax.cond(x > 0, lambda v: jnp.sin(v), lambda v: v * v * v, x)
 
-    assert [n.operation for n in gradients_are_jax_grad(f, 0.3).nodes if n.kind == "loop"] == ["cond"]
+    assert [n.operation for n in gradients_are_jax_grad(f, 0.3).nodes if n.kind == "loop"] == [
+        "cond"
+    ]
     opened = gradients_are_jax_grad(f, -0.3, expand="cond")
     assert "mul" in [n.operation for n in opened.nodes] or "integer_pow" in str(opened.nodes)
     assert any("branch 0 of 2" in text for text in opened.notes)
@@ -341,6 +378,7 @@ def test_random_keys_pass_through():
         (lambda: backprop(jnp.sin, jnp.ones(3), cotangent=(1.0, 2.0)), "2 leaves"),
         (lambda: backprop(scanned, jnp.ones(3), expand="scam"), "there is scan, step"),
         (lambda: backprop(jnp.sin, 1.0, expand="scan"), "none at all"),
+        (lambda: backprop(sigmoid, 1.0, fold="sigmod"), "did you mean sigmoid?"),
         (lambda: backprop(scanned, jnp.ones(1500), expand=True), "more than 2000 nodes"),
         (lambda: backprop(neuron, *NEURON)["v99"], "it has w0, x0"),
         (lambda: backprop(3, 1.0), "expected a function"),

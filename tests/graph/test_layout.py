@@ -1,5 +1,7 @@
 """Drawings of random graphs: edges go right, nothing overlaps, simple graphs have no crossing."""
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,7 +40,7 @@ def test_nothing_overlaps(graph):
             spans.setdefault(layer, []).append((y, 20))
     for column in spans.values():
         column.sort()
-        for (above, tall), (below, low) in zip(column, column[1:], strict=False):
+        for (above, tall), (below, low) in pairwise(column):
             assert below - above >= (tall + low) / 2 - 1e-6
 
 
