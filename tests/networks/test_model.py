@@ -21,7 +21,7 @@ ACTIVATIONS = [
 ]
 LOSSES = [gates.get("cross_entropy"), gates.get("hinge")]
 # few sizes, so that JAX compiles few operations
-WIDTHS = st.sampled_from([1, 3, 8])
+WIDTHS = st.sampled_from([1, 4])
 
 
 def architectures(widths):
@@ -55,8 +55,8 @@ def compare(network, batch, seed):
             np.testing.assert_allclose(by_hand[name], gradient, rtol=1e-9, atol=1e-11, err_msg=name)
 
 
-@settings(max_examples=50, suppress_health_check=list(HealthCheck))
-@given(architectures(WIDTHS), st.sampled_from([1, 5]), st.integers(0, 1000))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@given(architectures(WIDTHS), st.just(3), st.integers(0, 1000))
 def test_the_backward_pass_is_jax_grad(network, batch, seed):
     compare(network, batch, seed)
 
