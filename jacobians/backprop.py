@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from jacobians import program
 from jacobians.arguments import Call, bind, function_name
+from jacobians.derive.walk import is_inexact
 from jacobians.errors import ArgumentError
 from jacobians.graph.backward import Tape, assemble
 from jacobians.graph.build import Builder, openable, own_precision
@@ -192,7 +193,28 @@ def backprop(
         tuple(builder.slots), tuple(builder.steps), tuple(numbers), tuple(outputs), cotangents,
         tuple(leaf.name for leaf in call.outputs),
     ).with_calls_folded()  # fmt: skip
-    return Backprop(function_name(f), *assemble(tape), tuple(notes), tape)
+    nodes, ends = assemble(tape)
+    notes += _not_numbers(nodes)
+    return Backprop(function_name(f), nodes, ends, tuple(notes), tape)
+
+
+def _not_numbers(nodes: Sequence[Node]) -> list[str]:
+    """Where a NaN is first made, forward and backward: what everybody looks for."""
+    notes = []
+    for node in nodes:
+        if any(_has_nan(wire.value) for wire in node.outputs):
+            notes.append(f"the first NaN of the forward pass is in {node.name} ({node.text})")
+            break
+    for node in reversed(nodes):
+        clean = not any(_has_nan(wire.gradient) for wire in node.outputs)
+        if clean and any(_has_nan(part) for part in node.downstream):
+            notes.append(f"the first NaN of the backward pass is made by {node.name} ({node.text})")
+            break
+    return notes
+
+
+def _has_nan(value: Any) -> bool:
+    return is_inexact(getattr(value, "dtype", None)) and bool(jnp.isnan(value).any())
 
 
 def _check(call: Call) -> None:

@@ -10,12 +10,14 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jacobians.arguments import short_type
 from jacobians.derive.walk import is_inexact
+from jacobians.formula import bar
 from jacobians.graph.local import LocalGradient
 from jacobians.graph.model import Node, Wire, consumers
 from jacobians.report.text import WIDTH, Style, array_text, number, plain, wrap
@@ -111,8 +113,9 @@ def local_text(gradient: LocalGradient) -> str:
     if gradient.structure.kind == "diagonal" and value is not None:
         if np.size(value) <= SMALL:
             return f"diag({', '.join(number(x) for x in np.asarray(value).ravel())})"
-        how = _without_cotangent(gradient.vjp_formula)
-        return f"diagonal {how}" if how and definite else text
+        how = _diagonal_of(gradient)
+        if how and definite:
+            return f"diagonal {how}"
     plain = gradient.structure.kind in ("identity", "scaled-identity", "zero")
     if (
         gradient.vjp_formula
@@ -204,26 +207,20 @@ def fitted(
 
 
 def _node_rows(node: Node) -> list[list[str]]:
-    """The table rows of one node: one for each operand that a gradient flows to."""
-    rows = []
-    first = True
+    """The table rows of one node: its results on the left, on the right what flows where."""
     gradients = node.local_gradients
     several = len({g.output for g in gradients}) > 1
+    left = [[w.name, value_text(w.value), _gradient_text(w)] for w in node.outputs]
+    right = []
     for operand, part in enumerate(node.downstream):
         if part is None:
             continue
         mine = [g for g in gradients if g.operand == operand]
-        local = "\n".join(
-            (f"∂{g.output}: " if several else "") + local_text(g) for g in mine
-        )  # fmt: skip
-        rows.append([
-            "\n".join(w.name for w in node.outputs) if first else "",
-            "\n".join(value_text(w.value) for w in node.outputs) if first else "",
-            "\n".join(_gradient_text(w) for w in node.outputs) if first else "",
-            node.inputs[operand].name, local, value_text(part),
-        ])  # fmt: skip
-        first = False
-    return rows
+        local = "\n".join((f"∂{g.output}: " if several else "") + local_text(g) for g in mine)
+        right.append([node.inputs[operand].name, local, value_text(part)])
+    if not right:
+        return []
+    return [[*a, *b] for a, b in zip_longest(left, right, fillvalue=["", "", ""])]
 
 
 @dataclass(frozen=True)
@@ -345,11 +342,11 @@ def _padded(text: str, width: int) -> str:
     return text + " " * (width + marks - len(text))
 
 
-def _without_cotangent(formula: str | None) -> str | None:
-    """The factor of an elementwise VJP: `1[h > 0]` of `h̄ = ȳ ⊙ 1[h > 0]`."""
-    if formula is None or formula.count(" ⊙ ") != 1:
-        return None
-    return formula.split(" ⊙ ", 1)[1]
+def _diagonal_of(gradient: LocalGradient) -> str | None:
+    """The diagonal of an elementwise local Jacobian: `1[h > 0]` of `h̄ = ȳ ⊙ 1[h > 0]`."""
+    right = (gradient.vjp_formula or "").partition(" = ")[2]
+    start = f"{bar(gradient.output)} ⊙ "
+    return right.removeprefix(start) if right.startswith(start) else None
 
 
 def _same_number(formula: str, told: str) -> bool:

@@ -357,6 +357,14 @@ def test_complex_values_inside_agree_with_jax():
     gradients_are_jax_grad(lambda x: jnp.sum(jnp.abs(jnp.fft.fft(x)) ** 2), jnp.arange(3.0) + 1)
 
 
+def test_the_first_nan_is_named():
+    forward = backprop(lambda x: jnp.sqrt(jnp.log(x) * 0.0), -1.0)
+    assert "the first NaN of the forward pass is in v1 (log(x))" in forward.notes
+    behind = backprop(lambda x: jnp.where(x > 0, jnp.sqrt(x * 0.0) * x, x), -1.0)
+    assert any("the first NaN of the backward pass is made by" in text for text in behind.notes)
+    assert not any("NaN" in text for text in backprop(jnp.sin, 1.0).notes)
+
+
 def test_random_keys_pass_through():
     def f(x, key):
         return x * jax.random.normal(jax.random.fold_in(key, 1))

@@ -13,7 +13,7 @@ from jax import lax
 
 from jacobians import backprop
 from jacobians.report.graph_json import graph_dict
-from jacobians.report.graph_text import graph_text, value_text
+from jacobians.report.graph_text import graph_text, local_text, value_text
 from jacobians.report.json import to_json
 
 CIRCUIT = """\
@@ -101,19 +101,47 @@ def test_colours_keep_the_text(graphs):
     assert [line.rstrip() for line in bare.splitlines()] == str(graphs["network"]).splitlines()
 
 
+VALUES = [
+    (jnp.float32(-0.5), "−0.5"),
+    (jnp.array([1.0, 2.0]), "[1, 2]"),
+    (jnp.arange(7.0), "f32[7] norm 9.54 min 0 max 6"),
+    (jnp.arange(7), "i32[7] min 0 max 6"),
+    (jnp.zeros((0, 3)), "[]"),
+    (jnp.ones(9, jnp.complex64), "c64[9] norm 3"),
+    (jnp.ones(9, jnp.bfloat16), "bf16[9] norm 3 min 1 max 1"),
+    (jax.random.key(0), "key<fry>"),
+    (None, "none"),
+]
+
+MANY = jnp.linspace(0.1, 1, 9)
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "name", "text"),
+    [
+        (lambda x: jnp.exp(x), (0.0,), "out", "out = 1"),
+        (lambda x, y: x * y, (2.0, 3.0), "out", "y = 3"),
+        (lambda x: x + 1, (2.0,), "out", "1"),
+        (lambda x: jnp.exp(x), (jnp.zeros(2),), "out", "diag(1, 1)"),
+        (lambda x: jnp.exp(x), (MANY,), "out", "diagonal out"),
+        (lambda x: x * x * x, (MANY,), "v1", "diagonal x"),
+        (lambda x: jnp.square(x), (MANY,), "out", "diagonal; x̄ = 2·(bar(out) ⊙ x)"),
+        (lambda x: x + 1, (MANY,), "out", "identity"),
+        (lambda x: -2 * x, (MANY,), "out", "scaled identity: −2 · I"),
+        (lambda x: x[::-1], (MANY,), "out", "permutation; x̄[i] = bar(out)[−i + 8]"),
+        (lambda x: jnp.sum(x), (MANY,), "out", "dense 1×9; x̄ = 1·bar(out)"),
+        (lambda x: jnp.cumsum(x), (MANY,), "out", "lower-triangular, Toeplitz; x̄[i] = Σ_a 1[i ≤ a]·bar(out)[a]"),
+        (lambda x: jax.lax.stop_gradient(x) * x, (MANY,), "v1", "zero"),
+    ],
+)
+def test_local_gradients_in_one_line(f, args, name, text):
+    graph = backprop(f, *args)
+    assert local_text(graph[name].local_gradients[0]) == text
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
-    [
-        (jnp.float32(-0.5), "−0.5"),
-        (jnp.array([1.0, 2.0]), "[1, 2]"),
-        (jnp.arange(7.0), "f32[7] norm 9.54 min 0 max 6"),
-        (jnp.arange(7), "i32[7] min 0 max 6"),
-        (jnp.zeros((0, 3)), "[]"),
-        (jnp.ones(9, jnp.complex64), "c64[9] norm 3"),
-        (jnp.ones(9, jnp.bfloat16), "bf16[9] norm 3 min 1 max 1"),
-        (jax.random.key(0), "key<fry>"),
-        (None, "none"),
-    ],
+    VALUES,
 )
 def test_values_small_ones_in_full_large_ones_in_brief(value, text):
     assert value_text(value) == text
