@@ -54,6 +54,7 @@ class Block:
         formula: the Jacobian in index notation, or None.
         vjp_formula: the VJP in matrix notation where it has one, else by indices, or None.
         where: definitions of the names that the formulas use.
+        index: letters of the output's and the input's axes in formulas, 0 for axes of size one.
         observation: what was seen at points, or None.
         value: the matrix at the given point, or None where it was not evaluated.
     """
@@ -71,6 +72,7 @@ class Block:
     formula: str | None = None
     vjp_formula: str | None = None
     where: tuple[str, ...] = ()
+    index: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     observation: Observation | None = None
     value: NDArray[Any] | None = None
 
@@ -227,6 +229,7 @@ def _block(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
         text.jacobian,
         text.vjp,
         text.where,
+        text.index,
     )
 
 
