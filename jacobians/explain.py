@@ -109,8 +109,10 @@ class Block:
                 f"the pattern of {self.name} ({m}×{n}) is too large to list; "
                 "use .structure, .statement and .nnz, which need no list"
             )
-        ones = np.ones(len(listed[0]), dtype=bool)
-        return sparse.csr_array((ones, listed), shape=(m, n))
+        rows, columns = listed
+        starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=m))])
+        ones = np.ones(len(rows), dtype=bool)
+        return sparse.csr_array((ones, columns, starts), shape=(m, n))
 
 
 @dataclass(frozen=True, eq=False)
