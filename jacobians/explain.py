@@ -54,6 +54,7 @@ class Block:
         formula: the Jacobian in index notation, or None.
         vjp_formula: the VJP in matrix notation where it has one, else by indices, or None.
         where: definitions of the names that the formulas use.
+        index: letters of the output's and the input's axes in formulas, 0 for axes of size one.
         observation: what was seen at points, or None.
         value: the matrix at the given point, or None where it was not evaluated.
     """
@@ -71,6 +72,7 @@ class Block:
     formula: str | None = None
     vjp_formula: str | None = None
     where: tuple[str, ...] = ()
+    index: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     observation: Observation | None = None
     value: NDArray[Any] | None = None
 
@@ -107,8 +109,10 @@ class Block:
                 f"the pattern of {self.name} ({m}×{n}) is too large to list; "
                 "use .structure, .statement and .nnz, which need no list"
             )
-        ones = np.ones(len(listed[0]), dtype=bool)
-        return sparse.csr_array((ones, listed), shape=(m, n))
+        rows, columns = listed
+        starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=m))])
+        ones = np.ones(len(rows), dtype=bool)
+        return sparse.csr_array((ones, columns, starts), shape=(m, n))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +231,7 @@ def _block(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
         text.jacobian,
         text.vjp,
         text.where,
+        text.index,
     )
 
 

@@ -4,6 +4,7 @@ Formulas speak of arguments by their names, of intermediates by the names that t
 with `checkpoint_name`, and of other intermediates by a short name with a definition beside it.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -14,17 +15,23 @@ import numpy as np
 from jacobians import program
 from jacobians.derive.elementwise import superscript
 from jacobians.derive.operation import resolve
-from jacobians.derive.tape import Tape, Value
+from jacobians.derive.tape import Node, Tape, Value
 
-# names for intermediates that have none, in the order of use
-LETTERS = ("q", "h", "u", "v", "z", "p", "r", "a", "b", "c", "d", "e", "g", "m", "w")
+# names for intermediates that have none, in the order of use; no letter that is an index
+LETTERS = ("q", "h", "u", "v", "z", "w")
 INLINE = 14
 
+REDUCTIONS = {
+    "reduce_sum": "Σ", "reduce_max": "max", "reduce_min": "min", "reduce_prod": "prod",
+    "argmax": "argmax", "argmin": "argmin", "reduce_and": "all", "reduce_or": "any",
+}  # fmt: skip
+COMPARISONS = {"gt": ">", "lt": "<", "ge": "≥", "le": "≤", "eq": "=", "ne": "≠"}
+OPPOSITE = {"gt": "le", "lt": "ge", "ge": "lt", "le": "gt", "eq": "ne", "ne": "eq"}
 INFIX = {"add": " + ", "add_any": " + ", "sub": " − ", "mul": " ⊙ ", "div": " / "}
 CALLS = {
     "exp": "exp", "log": "log", "sin": "sin", "cos": "cos", "tanh": "tanh", "logistic": "sigmoid",
-    "sqrt": "√", "abs": "abs", "max": "max", "min": "min", "reduce_sum": "Σ", "cumsum": "cumsum",
-    "reduce_max": "max", "reduce_min": "min", "stop_gradient": "stop", "erf": "erf",
+    "sqrt": "√", "abs": "abs", "max": "max", "min": "min", "rev": "flip", "clamp": "clip",
+    "concatenate": "concat", "argsort": "argsort", "and": "and", "or": "or", "not": "not",
 }  # fmt: skip
 
 
@@ -42,6 +49,21 @@ class Names:
     output: tuple[int, str]
     definitions: dict[str, str] = field(default_factory=dict)
     _given: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def given(self) -> set[str]:
+        """Every name that stands for an array: the user's, the output's, and those given here."""
+        names = {*self.tape.names.values(), *self._given.values(), self.output[1], *LETTERS}
+        return names | {name.split("[")[0] for name in names}
+
+    @property
+    def values(self) -> dict[str, int]:
+        """The value that each name stands for."""
+        named = {name: number for number, name in self.tape.names.items()}
+        given = {
+            name: number for number, name in self._given.items() if name[0] not in "−0123456789"
+        }
+        return {**named, **given, self.output[1]: self.output[0]}
 
     def of(self, number: int) -> str:
         """The name of a value: the user's, the output's, or a short one with a definition."""
@@ -64,16 +86,29 @@ class Names:
         if not top and (number in self.tape.names or number == self.output[0]):
             return self.of(number)
         value = self.tape.values[number]
-        known = self.tape.known(number) if prod(value.shape) == 1 else None
-        if known is not None:
-            return number_text(known.reshape(()).item())
-        if value.source == "constant":
-            return self._constant(number, value)
+        if not value.depends:
+            known = self.tape.known(number) if prod(value.shape) == 1 else None
+            return number_text(known.reshape(()).item()) if known is not None else _constant(value)
         if value.function is not None:
-            return value.function.text.format(*(self._inline(k, value) for k in value.operands))
+            return self.function_text(value, [self._inline(k, value) for k in value.operands])
         if value.source != "result" or value.node is None:
             return f"input{number}"
         return self._operation(value)
+
+    def function_text(self, value: Value, operands: Sequence[str]) -> str:
+        """A function of values, its operands written already.
+
+        `1[b = 0]` of a comparison b is the opposite comparison.
+        """
+        assert value.function is not None
+        text = value.function.text
+        if len(value.operands) == 1 and text in ("1[{0} = 0]", "1[{0} = 1]"):
+            asked = self.tape.values[self._plain(value.operands[0])]
+            if asked.node is not None and asked.node.op in COMPARISONS and not asked.shape:
+                op = asked.node.op if text == "1[{0} = 1]" else OPPOSITE[asked.node.op]
+                left, right = (self.of(self._plain(k)) for k in asked.node.inputs)
+                return f"1[{left} {COMPARISONS[op]} {right}]"
+        return text.format(*operands)
 
     def _inline(self, number: int, function: Value) -> str:
         """An operand of a function: short intermediates are written out inside brackets."""
@@ -90,6 +125,9 @@ class Names:
     def _operation(self, value: Value) -> str:
         assert value.node is not None
         node = value.node
+        call = self.tape.calls.get(node.outputs[0]) if len(node.outputs) == 1 else None
+        if call is not None:
+            return f"{call[0]}({', '.join(self.of(self._plain(k)) for k in call[1])})"
         viewed = [resolve(self.tape, k, ())[0] if not self.tape.values[k].shape else k
                   for k in node.inputs]  # fmt: skip
         parts = [self.of(self._plain(k)) for k in viewed]
@@ -109,11 +147,26 @@ class Names:
             return group(parts[0]) + superscript(int(program.parameters(node.equation)["y"]))
         if node.op in ("convert_element_type", "copy", "name"):
             return parts[0]
-        if node.op == "reduce_sum" and len(parts) == 1:
-            return f"Σ{group(parts[0])}" if level(parts[0]) < 3 else f"Σ({parts[0]})"
+        params = program.parameters(node.equation)
+        if node.op in REDUCTIONS and len(parts) == 1:
+            return f"{REDUCTIONS[node.op]}({parts[0]}{_axes(params['axes'], self._rank(node))})"
+        if node.op in COMPARISONS:
+            return f"{group(parts[0], 1)} {COMPARISONS[node.op]} {group(parts[1], 1)}"
+        if node.op == "transpose":
+            flipped = tuple(params["permutation"]) == (1, 0)
+            return f"{group(parts[0])}ᵀ" if flipped else f"transpose({parts[0]})"
+        if node.op == "slice":
+            return f"{group(parts[0])}[{_slices(params, self.tape.values[node.inputs[0]].shape)}]"
+        if node.op == "select_n" and len(parts) == 3:
+            return f"where({parts[0]}, {parts[2]}, {parts[1]})"
+        if node.op.startswith("cum"):
+            return f"{node.op}({parts[0]}{_axes((params['axis'],), self._rank(node))})"
         arguments = sorted(parts, key=lambda t: t != "0") if node.op in ("max", "min") else parts
         name = CALLS.get(node.op, node.op)
         return f"{name}({', '.join(arguments)})"
+
+    def _rank(self, node: Node) -> int:
+        return len(self.tape.values[node.inputs[0]].shape)
 
     def _plain(self, number: int) -> int:
         """A value without the broadcasts around it, for writing."""
@@ -138,22 +191,37 @@ class Names:
         second = group(parts[1]) + ("ᵀ" if ranks[1] == 2 and right[0] == 1 else "")
         return f"{first}·{second}"
 
-    def _constant(self, number: int, value: Value) -> str:
-        del number
-        return f"constant[{','.join(map(str, value.shape))}]"
-
     def _simple(self, number: int) -> bool:
         value = self.tape.values[number]
         return value.source == "constant" or value.function is not None or not value.shape
 
     def _fresh(self, number: int) -> str:
         del number
-        taken = {*self.tape.names.values(), *self._given.values(), self.output[1]}
-        taken |= {t.split("[")[0] for t in taken}
-        for letter in LETTERS:
-            if letter not in taken:
-                return letter
-        return f"t{len(self.definitions) + 1}"
+        taken = self.given - set(LETTERS) | set(self._given.values())
+        numbered = (f"{letter}{k}" for k in itertools.count(1) for letter in LETTERS)
+        return next(name for name in itertools.chain(LETTERS, numbered) if name not in taken)
+
+
+def _constant(value: Value) -> str:
+    return f"constant[{','.join(map(str, value.shape))}]"
+
+
+def _axes(axes: Sequence[int], rank: int) -> str:
+    """`, axis=1` for an operation along some of the axes, nothing where it is along all."""
+    if len(axes) == rank:
+        return ""
+    return f", axis={axes[0]}" if len(axes) == 1 else f", axis={tuple(axes)}"
+
+
+def _slices(params: Any, shape: Sequence[int]) -> str:
+    """The parameters of a slice as Python writes them: `1:, ::2`."""
+    texts = []
+    strides = params["strides"] or (1,) * len(shape)
+    together = zip(params["start_indices"], params["limit_indices"], strides, shape, strict=True)
+    for start, stop, stride, n in together:
+        text = f"{start or ''}:{stop if stop < n else ''}"
+        texts.append(text if stride == 1 else f"{text}:{stride}")
+    return ", ".join(texts)
 
 
 def number_text(x: Any) -> str:

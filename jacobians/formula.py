@@ -7,14 +7,16 @@ own a sum, and two free vectors an outer product; `W̄ = 2·q·xᵀ` comes out o
 have more than two indices, or the indices do not fit, the VJP is written by indices too.
 """
 
+import itertools
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
 
 from jacobians.algebra import affine
 from jacobians.algebra.affine import Affine, plain_variable
 from jacobians.algebra.block import Terms
-from jacobians.algebra.coefficient import Factor, Product
+from jacobians.algebra.coefficient import ONE, Factor, Product
 from jacobians.algebra.term import Term
 from jacobians.derive.call import CallDerivation
 from jacobians.derive.operation import resolve
@@ -34,11 +36,15 @@ class Formulas:
         jacobian: the Jacobian by indices, or None.
         vjp: the VJP, or None.
         where: definitions of names, `q = W·x`.
+        index: the letters of the output's and of the input's axes, 0 for axes of size one.
+        values: the tape values that the names stand for.
     """
 
     jacobian: str | None = None
     vjp: str | None = None
     where: tuple[str, ...] = ()
+    index: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    values: Mapping[str, int] = field(default_factory=dict)
 
 
 def formulas(derivation: CallDerivation, output: int, input_: int) -> Formulas:
@@ -52,18 +58,25 @@ def formulas(derivation: CallDerivation, output: int, input_: int) -> Formulas:
     call = derivation.call
     out_leaf, in_leaf = call.outputs[output], call.inputs[input_]
     terms = derivation.terms(output, input_)
-    if not terms:
-        return Formulas(f"∂{out_leaf.name}/∂{in_leaf.name} = 0", f"{bar(in_leaf.name)} = 0")
-    if any(t.coefficient.products is None for t in terms):
-        return Formulas()
     tape = derivation.tape
-    number = derivation.derivation.outputs[output]
-    inputs = {leaf.name for leaf in call.inputs}
-    shown = _output_name(out_leaf.name, inputs)
-    names = Names(tape, (number, shown))
+    shown = _output_name(out_leaf.name, {leaf.name for leaf in call.inputs})
+    names = Names(tape, (derivation.derivation.outputs[output], shown))
+    left, right = axis_letters((out_leaf.shape, in_leaf.shape), names.given)
+    nothing = Formulas(index=(left, right))
+    d_out, d_in = indexed(f"∂{out_leaf.name}", left), indexed(f"∂{in_leaf.name}", right)
+    if not terms:
+        derivative = f"∂{out_leaf.name}/∂{in_leaf.name}"
+        return replace(nothing, jacobian=f"{derivative} = 0", vjp=f"{bar(in_leaf.name)} = 0")
+    if any(t.coefficient.products is None for t in terms):
+        return nothing
+    shapes = out_leaf.shape, in_leaf.shape
     terms = tuple(_simplified(t, tape) for t in terms)
-    jacobian = _index_formula(terms, names, out_leaf.name, in_leaf.name, derivation, output, input_)
-    vjp = matrix_vjp(terms, names, shown, in_leaf.name)
+    jacobian = _index_formula(terms, names, f"{d_out}/{d_in}", left, right, shapes)
+    vjp = matrix_vjp(terms, names, shown, in_leaf.name, shapes)
+    if _only_reshapes(terms, *shapes):
+        vjp = f"{bar(in_leaf.name)} = reshape({bar(shown)}, {list(in_leaf.shape)})"
+        if jacobian is not None and jacobian.count("1[") > 1:
+            jacobian = f"{d_out}/{d_in} = 1[equal positions in the flattened arrays]"
     if vjp is None:
         vjp = _index_vjp(terms, names, shown, in_leaf.name, in_leaf.shape)
     used = [t for t in (jacobian, vjp) if t is not None]
@@ -72,9 +85,19 @@ def formulas(derivation: CallDerivation, output: int, input_: int) -> Formulas:
         for name, text in names.definitions.items()
         if any(_mentions(t, name) for t in (*used, *names.definitions.values()))
     )
-    if shown != out_leaf.name and any(_mentions(t, shown) or bar(shown) in t for t in used):
+    if shown != out_leaf.name and any(_mentions(t, shown) for t in (*used, *where)):
         where = (f"{shown} = {out_leaf.name}", *where)
-    return Formulas(jacobian, vjp, where)
+    return Formulas(jacobian, vjp, where, (left, right), names.values)
+
+
+def _only_reshapes(terms: Terms, out_shape: Sequence[int], in_shape: Sequence[int]) -> bool:
+    """Whether the block is the identity between differently shaped arrays of equal size."""
+    if len(terms) != 1 or tuple(out_shape) == tuple(in_shape):
+        return False
+    term = terms[0]
+    plain = term.coefficient == ONE and not (term.zeros or term.bounds or term.guards)
+    full = prod(term.sizes.values()) == prod(out_shape) == prod(in_shape)
+    return plain and full and affine.ravel(term.out, out_shape) == affine.ravel(term.inp, in_shape)
 
 
 def bar(name: str) -> str:
@@ -112,30 +135,40 @@ def _mentions(text: str, name: str) -> bool:
 def _index_formula(
     terms: Terms,
     names: Names,
-    out_name: str,
-    in_name: str,
-    derivation: CallDerivation,
-    output: int,
-    input_: int,
+    derivative: str,
+    left: Sequence[str],
+    right: Sequence[str],
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> str | None:
-    out_shape = derivation.call.outputs[output].shape
-    in_shape = derivation.call.inputs[input_].shape
-    if len(out_shape) + len(in_shape) > len(INDICES):
-        return None
-    left = INDICES[: len(out_shape)]
-    right = INDICES[len(out_shape) : len(out_shape) + len(in_shape)]
     parts = []
     for term in terms:
-        places = [
-            *zip(left, term.out, out_shape, strict=True),
-            *zip(right, term.inp, in_shape, strict=True),
-        ]
+        places = _places((*left, *right), (*term.out, *term.inp), (*shapes[0], *shapes[1]))
         part = _index_term(term, names, places, None)
         if part is None:
             return None
         parts.extend(part)
-    text = f"{indexed('∂' + out_name, left)}/{indexed('∂' + in_name, right)} = {_joined(parts)}"
+    text = f"{derivative} = {_joined(parts)}"
     return text if len(text) <= LONGEST else None
+
+
+def axis_letters(shapes: Sequence[Sequence[int]], taken: Container[str]) -> list[tuple[str, ...]]:
+    """A letter for every axis of several arrays, 0 for axes of size one.
+
+    Args:
+        shapes: the arrays' shapes.
+        taken: names that are no index.
+    """
+    numbered = (f"{letter}{k}" for k in itertools.count(1) for letter in INDICES)
+    letters = (name for name in itertools.chain(INDICES, numbered) if name not in taken)
+    return [tuple("0" if n == 1 else next(letters) for n in shape) for shape in shapes]
+
+
+def _places(
+    letters: Sequence[str], index: Sequence[Affine], shape: Sequence[int]
+) -> list[tuple[str, Affine, int]]:
+    """Letter, expression and size of every axis that has a letter."""
+    together = zip(letters, index, shape, strict=True)
+    return [(letter, e, n) for letter, e, n in together if letter != "0"]
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -170,47 +203,64 @@ def _letter(
     """
     written: dict[int, str] = {}
     sizes: dict[int, int] = {}
+    sizes_of_letters: dict[str, int] = {}
     waiting: list[tuple[str, Affine, int]] = []
     for letter, e, n in places:
         v = plain_variable(e)
         if v is not None and v not in written:
             written[v] = letter
             sizes[v] = n
+            sizes_of_letters[letter] = n
         else:
             waiting.append((letter, e, n))
-    solution: dict[int, tuple[Affine, str]] = {}
+    solution: dict[int, tuple[int, str, Affine]] = {}
     equal: list[tuple[str, Affine]] = []
-    ranges: list[tuple[int, tuple[int, int]]] = []
-    reach = {**term.sizes, **sizes}
-    for letter, e, n in waiting:
-        unknown = [(v, c) for v, c in e.terms if v not in written and v not in solution]
-        if len(unknown) == 1 and abs(unknown[0][1]) == 1:
-            v, c = unknown[0]
-            rest = affine.subtract(e, affine.variable(v, c))
-            # letter = c·v + rest, so v = c·(letter − rest)
-            solution[v] = (affine.scale(rest, -c), letter if c == 1 else f"−{letter}")
-            low, high = affine.value_range(rest, reach)
-            ends = (-high, n - 1 - low)
-            ranges.append((v, ends if c == 1 else (-ends[1], -ends[0])))
-        else:
+    sizes_of_letters.update({letter: n for letter, _, n in waiting})
+    # variables that a solution is written in are summed over and not solved for
+    pinned: set[int] = set()
+
+    def unknown(e: Affine) -> list[tuple[int, int]]:
+        return [(v, c) for v, c in e.terms if v not in written and v not in solution]
+
+    while waiting:
+        # equations of one unknown first: they need no sum
+        waiting.sort(key=lambda place: len(unknown(place[1])))
+        letter, e, _ = waiting.pop(0)
+        options = [(v, c) for v, c in unknown(e) if abs(c) == 1 and v not in pinned]
+        if not options:
             equal.append((letter, e))
+            continue
+        v, c = max(options, key=lambda pair: term.sizes[pair[0]])
+        pinned.update(w for w, _ in unknown(e) if w != v)
+        # letter = c·v + rest, so v = c·letter − c·rest
+        solution[v] = (c, letter, affine.scale(affine.subtract(e, affine.variable(v, c)), -c))
     summed: dict[int, str] = {}
     loose = [v for v in term.sizes if v not in written and v not in solution]
     for v, letter in zip(loose, free, strict=False):
         summed[v] = letter
+        sizes_of_letters[letter] = term.sizes[v]
     if len(written) + len(solution) + len(summed) < len(term.sizes):
         return None
     write = _Writer({**written, **summed}, solution)
-    conditions = [_equality(letter, write(e)) for letter, e in equal]
-    for v, (low, high) in ranges:
-        text = write(affine.variable(v))
+    limits = dict(sizes_of_letters)
+    conditions: list[str] = []
+    for v, n in sizes.items():
+        if term.sizes[v] < n:
+            limits[written[v]] = term.sizes[v]
+            if not _implied(v, term, equal, places):
+                conditions.append(f"{written[v]} < {term.sizes[v]}")
+    conditions = [*(_equality(letter, write(e)) for letter, e in equal), *conditions]
+    for v in solution:
+        position = write.letters(affine.variable(v))
+        low, high = position.range(limits)
+        text = str(position)
         below = f"0 ≤ {text}" if low < 0 else ""
         above = f"{text} < {term.sizes[v]}" if high > term.sizes[v] - 1 else ""
         conditions.append(f"0 ≤ {above}" if below and above else below or above)
-    for v, n in sizes.items():
-        if term.sizes[v] < n and not _implied(v, term, equal, places):
-            conditions.append(f"{written[v]} < {term.sizes[v]}")
-    conditions += [_bound_text(e, write) for e in term.bounds]
+    for e in term.bounds:
+        bound = write.letters(e)
+        if bound.range(limits)[0] < 0:
+            conditions.append(_bound_text(bound))
     conditions += [f"{write(e)} = 0" for e in term.zeros]
     return _Lettered(write, tuple(c for c in dict.fromkeys(conditions) if c), summed)
 
@@ -244,8 +294,7 @@ def _index_term(
         places: letter, expression and size of every index that is given.
         cotangent: the name of the output's cotangent for a VJP, whose output indices are summed.
     """
-    taken = set(names.tape.names.values())
-    free = [letter for letter in SUMMED if letter not in taken]
+    free = [letter for letter in SUMMED if letter not in names.given]
     lettered = None if term.guards else _letter(term, places, free)
     if lettered is None:
         return None
@@ -254,7 +303,12 @@ def _index_term(
     result = []
     for p in term.coefficient.products or ():
         own = {v for f in p.factors for e in f.at for v, _ in e.terms} | relation
-        summed = [name for v, name in lettered.summed.items() if v in own]
+        ranges = _known_ranges(p, term, names)
+        summed = [
+            name if v in ranges else f"{name}<{term.sizes[v]}"
+            for v, name in lettered.summed.items()
+            if v in own
+        ]
         factors = [f"1[{c}]" for c in lettered.conditions]
         if cotangent is not None:
             factors.append(indexed(cotangent, [write(e) for e in term.out]))
@@ -267,30 +321,72 @@ def _index_term(
     return result
 
 
+def _known_ranges(product: Product, term: Term, names: Names) -> set[int]:
+    """Variables that are by themselves an index of an array and run over all of its axis."""
+    values = names.tape.values
+    # the output's index is the cotangent's; in the Jacobian nothing is summed over it
+    places = list(zip(term.out, values[names.output[0]].shape, strict=True))
+    for f in product.factors:
+        places += zip(f.at, values[f.value].shape, strict=True)
+    indices = ((plain_variable(e), n) for e, n in places)
+    return {v for v, n in indices if v is not None and term.sizes[v] == n}
+
+
+@dataclass(frozen=True)
+class _Letters:
+    """An affine expression in index letters: `const + Σ coefficient · letter`."""
+
+    const: int
+    terms: Mapping[str, int]
+
+    def range(self, sizes: Mapping[str, int]) -> tuple[int, int]:
+        """The least and the greatest value when every letter runs over its axis."""
+        reach = [c * (sizes[letter] - 1) for letter, c in self.terms.items()]
+        low, high = sum(min(r, 0) for r in reach), sum(max(r, 0) for r in reach)
+        return self.const + low, self.const + high
+
+    def __str__(self) -> str:
+        positive = [(letter, c) for letter, c in self.terms.items() if c > 0]
+        negative = [(letter, c) for letter, c in self.terms.items() if c < 0]
+        parts = [_scaled(c, letter) for letter, c in positive]
+        number = [number_text(self.const)] if self.const else []
+        if not positive:
+            parts, number = number, []
+        parts += [_scaled(c, letter) for letter, c in negative]
+        return _joined([*parts, *number] or ["0"])
+
+
 @dataclass(frozen=True)
 class _Writer:
-    """Writes affine expressions in index letters."""
+    """Writes affine expressions in index letters.
+
+    Attributes:
+        written: variables that are a letter.
+        solution: variables that are `c · letter + rest`, the rest in other variables.
+    """
 
     written: Mapping[int, str]
-    solution: Mapping[int, tuple[Affine, str]]
+    solution: Mapping[int, tuple[int, str, Affine]]
+
+    def letters(self, e: Affine) -> _Letters:
+        """The expression in letters, like letters joined."""
+        const = e.const
+        total: dict[str, int] = {}
+        waiting = list(e.terms)
+        while waiting:
+            v, c = waiting.pop(0)
+            if v in self.solution:
+                sign, letter, rest = self.solution[v]
+                total[letter] = total.get(letter, 0) + c * sign
+                const += c * rest.const
+                waiting.extend((w, c * d) for w, d in rest.terms)
+            else:
+                letter = self.written[v]
+                total[letter] = total.get(letter, 0) + c
+        return _Letters(const, {letter: c for letter, c in total.items() if c})
 
     def __call__(self, e: Affine) -> str:
-        parts: list[str] = []
-        const = e.const
-        for v, c in e.terms:
-            if v in self.solution:
-                rest, letter = self.solution[v]
-                sign = -1 if letter.startswith("−") else 1
-                parts.append(_scaled(c * sign, letter.removeprefix("−")))
-                const += c * rest.const
-                parts.extend(_scaled(c * d, self.written.get(w, "?")) for w, d in rest.terms)
-            else:
-                parts.append(_scaled(c, self.written.get(v, "?")))
-        parts.sort(key=lambda t: t.startswith("−"))
-        if const or not parts:
-            parts.append(str(const).replace("-", "−"))
-        text = _joined(parts)
-        return text
+        return str(self.letters(e))
 
 
 def _scaled(c: int, name: str) -> str:
@@ -299,11 +395,11 @@ def _scaled(c: int, name: str) -> str:
     return f"{c}{name}".replace("-", "−")
 
 
-def _bound_text(e: Affine, write: _Writer) -> str:
-    """`e ≥ 0` with the negative part moved over: `j ≤ i`."""
-    high = affine.linear([(v, c) for v, c in e.terms if c > 0], max(e.const, 0))
-    low = affine.linear([(v, -c) for v, c in e.terms if c < 0], max(-e.const, 0))
-    return f"{write(low)} ≤ {write(high)}"
+def _bound_text(bound: _Letters) -> str:
+    """`bound ≥ 0` with the negative part moved over: `j ≤ i`."""
+    high = {letter: c for letter, c in bound.terms.items() if c > 0}
+    low = {letter: -c for letter, c in bound.terms.items() if c < 0}
+    return f"{_Letters(max(-bound.const, 0), low)} ≤ {_Letters(max(bound.const, 0), high)}"
 
 
 def _factor_text(f: Factor, names: Names, write: _Writer) -> str:
@@ -316,7 +412,7 @@ def _factor_text(f: Factor, names: Names, write: _Writer) -> str:
             shape = names.tape.values[k].shape
             part = indexed(names.of(k), index if len(shape) == len(index) else ())
             parts.append(part if value.function.text.startswith("1[") else group(part))
-        return value.function.text.format(*parts)
+        return names.function_text(value, parts)
     return indexed(names.of(f.value), index)
 
 
@@ -333,9 +429,9 @@ def _index_vjp(
 ) -> str | None:
     """The VJP by indices: `x̄[j] = Σ_i ȳ[i]·…`."""
     parts: list[str] = []
-    letters = INDICES[: len(in_shape)]
+    (letters,) = axis_letters([in_shape], names.given)
     for term in terms:
-        places = list(zip(letters, term.inp, in_shape, strict=True))
+        places = _places(letters, term.inp, in_shape)
         part = _index_term(term, names, places, bar(out_name))
         if part is None:
             return None
@@ -371,20 +467,27 @@ def hadamard(parts: Sequence[str]) -> str:
     return " ⊙ ".join(group(p, 2) for p in ordered)
 
 
-def matrix_vjp(terms: Terms, names: Names, out_name: str, in_name: str) -> str | None:
+def matrix_vjp(
+    terms: Terms,
+    names: Names,
+    out_name: str,
+    in_name: str,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> str | None:
     """The VJP in matrix notation, or None where it does not apply."""
+    tape = names.tape
     summands: list[tuple[float, _Summand]] = []
     for term in terms:
         if term.zeros or term.bounds or term.guards:
             return None
-        target = _axes(term.inp)
-        cotangent_index = _axes(term.out)
-        if target is None or cotangent_index is None or not _whole(term):
+        target = _axes(term.inp, shapes[1], term.sizes)
+        cotangent_index = _axes(term.out, shapes[0], term.sizes)
+        if target is None or cotangent_index is None:
             return None
         for p in term.coefficient.products or ():
             nodes = [_Node(cotangent_index, (bar(out_name),))]
             for f in p.factors:
-                axes = _axes(f.at)
+                axes = _axes(f.at, tape.values[f.value].shape, term.sizes)
                 if axes is None:
                     return None
                 nodes.append(_Node(axes, (names.of(f.value),)))
@@ -395,24 +498,19 @@ def matrix_vjp(terms: Terms, names: Names, out_name: str, in_name: str) -> str |
     return f"{bar(in_name)} = {_sum_text(summands)}"
 
 
-def _axes(index: Sequence[Affine]) -> tuple[int, ...] | None:
-    """The variables of an index whose entries are plain variables or the number 0."""
+def _axes(
+    index: Sequence[Affine], shape: Sequence[int], sizes: Mapping[int, int]
+) -> tuple[int, ...] | None:
+    """The variables of an index that runs over a whole array of at most two axes, else None."""
     result = []
-    for e in index:
-        if not e.terms:
-            if e.const:
-                return None
+    for e, n in zip(index, shape, strict=True):
+        if n == 1:
             continue
         v = plain_variable(e)
-        if v is None or v in result:
+        if v is None or v in result or sizes[v] != n:
             return None
         result.append(v)
     return tuple(result) if len(result) <= 2 else None
-
-
-def _whole(term: Term) -> bool:
-    """Whether constants in the indices are only the zeros of size-one axes: nothing is cut out."""
-    return all(e.const == 0 for e in (*term.out, *term.inp))
 
 
 def _contract(nodes: list[_Node], target: tuple[int, ...]) -> "_Summand | None":

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jacobians.structure import Structure, most_specific
+from jacobians.structure import Structure, kinds_of, most_specific
 
 Matrix = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -90,7 +90,7 @@ def observe(
         raise ValueError("nothing to observe: give at least one matrix")
     view = _prepare(matrices, out_shape, in_shape, tolerance)
     structures = _name(view, blocks=True)
-    properties = {s.kind for s in structures}
+    properties = kinds_of(structures, most_specific(structures))
     # "banded, Toeplitz" and "lower-triangular, Toeplitz" say more than "Toeplitz" does
     if any(s.get("toeplitz") for s in structures):
         structures = [s for s in structures if s.kind != "toeplitz"]

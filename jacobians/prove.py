@@ -22,7 +22,7 @@ from jacobians.algebra.block import Terms
 from jacobians.algebra.coefficient import Product
 from jacobians.algebra.term import Term, relation_variables
 from jacobians.observe import observe
-from jacobians.structure import Structure, most_specific
+from jacobians.structure import Structure, kinds_of, most_specific
 
 Shape = tuple[int, ...]
 
@@ -106,7 +106,7 @@ def prove(
     """
     facts = Facts(terms, out_shape, in_shape, known=known)
     structures = name(facts)
-    properties = {s.kind for s in structures}
+    properties: set[str] = set()
     if all(source not in t.coefficient.depends for t in terms):
         properties.add("constant")
     exact = _exact_matrix(facts)
@@ -118,6 +118,7 @@ def prove(
         if seen.structure.kind in kinds:
             structures.append(seen.structure)
     kind = most_specific(_telling(structures))
+    properties |= kinds_of(structures, kind)
     if kind.kind in ("identity", "scaled-identity", "diagonal"):
         properties |= _IMPLIED[kind.kind]
     return Proof(kind, frozenset(properties), statement(facts))
@@ -224,6 +225,8 @@ def _diagonal(facts: Facts) -> list[Structure]:
     found = [Structure("diagonal")]
     if len(facts.terms) == 1 and _fills(facts.terms[0], n):
         term = facts.terms[0]
+        if not _tells_all(term.out, term):
+            return found
         scale = _is_number(term)
         if scale == 1.0:
             found.append(Structure("identity"))
@@ -240,12 +243,11 @@ def _selection(facts: Facts) -> list[Structure]:
     if any(_is_number(t) != 1.0 for t in facts.terms):
         return []
     m, n = facts.shape
-    if len(facts.terms) == 1 and injective(facts.terms[0].out, facts.terms[0]):
+    if len(facts.terms) == 1 and _tells_all(facts.terms[0].out, facts.terms[0]):
         term = facts.terms[0]
-        if m == n and _fills(term, n) and injective(term.inp, term):
+        if m == n and _fills(term, n) and _tells_all(term.inp, term):
             return [Structure("selection"), Structure("permutation")]
-        if set(_variables(term.out)) >= set(relation_variables(term)):
-            return [Structure("selection")]
+        return [Structure("selection")]
     listed = _list(facts)
     if listed is None:
         return []
@@ -334,7 +336,8 @@ def _toeplitz(facts: Facts) -> list[Structure]:
         if not offset.terms and not t.bounds:
             inner = set(relation_variables(t)) & coefficients.variables(t.coefficient)
             length = min(m, n - offset.const) - max(0, -offset.const)
-            if inner or prod(t.sizes[v] for v in relation_variables(t)) != length:
+            full = prod(t.sizes[v] for v in relation_variables(t)) == length
+            if inner or not full or not _tells_all(t.out, t):
                 return []
             if diagonals is not None:
                 diagonals[offset.const] = products
@@ -416,12 +419,12 @@ def _common_high(row: Affine, column: Affine, height: int, width: int, term: Ter
     for e, size in ((row, height), (column, width)):
         high_terms = tuple((v, c // size) for v, c in e.terms if c % size == 0)
         low_terms = tuple((v, c) for v, c in e.terms if c % size)
-        quotient, rest = divmod(e.const, size)
-        low = Affine(rest, low_terms)
+        low = Affine(e.const, low_terms)
         first, last = span(low, term)
-        if first < 0 or last >= size:
+        quotient = first // size
+        if last >= (quotient + 1) * size:
             return None
-        parts.append((Affine(quotient, high_terms), low))
+        parts.append((Affine(quotient, high_terms), affine.shift(low, -quotient * size)))
     if parts[0][0] != parts[1][0]:
         return None
     return _Split(parts[0][0], parts[0][1], parts[1][1])
@@ -462,7 +465,8 @@ def _same_in_each(term: Term, split: _Split, count: int) -> bool:
         v in u for e in (*term.bounds, split.row, split.column) for v, _ in e.terms
     ):
         return False
-    return not u & coefficients.variables(term.coefficient)
+    only = replace(term, out=(split.high,), inp=(), bounds=(), coefficient=coefficients.ONE)
+    return _tells_all(only.out, only) and not u & coefficients.variables(term.coefficient)
 
 
 def _variables(es: Iterable[Affine]) -> list[int]:
@@ -528,6 +532,8 @@ def _plain_identity(
         return False
     own = set(_variables(out))
     if prod(term.sizes[v] for v in own) != shape[0]:
+        return False
+    if not injective(out, term):
         return False
     conditions = _variables((*term.zeros, *term.bounds))
     return not own & (coefficients.variables(term.coefficient) | set(conditions))
@@ -629,6 +635,12 @@ def injective(index: Sequence[Affine], term: Term) -> bool:
                 open_.remove(e)
                 progress = True
     return not open_
+
+
+def _tells_all(index: Sequence[Affine], term: Term) -> bool:
+    """Whether an index certainly determines every variable of the relation."""
+    every = set(relation_variables(term)) <= set(_variables(index))
+    return every and injective(index, term)
 
 
 def count_entries(terms: Terms, out_shape: Shape, in_shape: Shape) -> int | None:

@@ -64,6 +64,20 @@ class Structure:
         return _describe(self)
 
 
+def kinds_of(structures: Iterable[Structure], chosen: Structure) -> set[str]:
+    """The kinds of structures, as properties beside the chosen name.
+
+    A triangle of blocks is no triangle of entries: unless it is the chosen name, it is listed as
+    `block-lower-triangular` or `block-upper-triangular`.
+    """
+    blocks = {f"block-{s.kind}" if _of_blocks(s) else s.kind for s in structures}
+    return blocks | {chosen.kind}
+
+
+def _of_blocks(s: Structure) -> bool:
+    return s.kind in ("lower-triangular", "upper-triangular") and s.get("blocks") is not None
+
+
 def most_specific(structures: Iterable[Structure]) -> Structure:
     """The first of some structures in the order of `KINDS`; dense when there is none."""
     return min(structures, key=lambda s: KINDS.index(s.kind), default=Structure("dense"))

@@ -173,7 +173,7 @@ def test_report_as_json(capsys):
         ),
         (["explain", "jax.nn:relu", "f32[3]", "--argnums", "x"], 2, "'x' is not a whole number"),
         (["explain", "jax.nn:relu", "f32[3]", "--points", "0"], 2, "not a positive number"),
-        (["explain", "jax.nn:relu", "f32[3]", "--seed", "-1"], 2, "'-1'"),
+        (["explain", "jax.nn:relu", "f32[3]", "--seed", "-1"], 2, "--seed: -1 is negative"),
         (["check", "jax.nn:softmax", "f32[3]"], 2, "no hand-written derivative"),
         (["report", "negat"], 2, "did you mean negate"),
         (["frobnicate"], 2, "invalid choice"),

@@ -19,7 +19,7 @@ from jacobians.algebra import affine
 from jacobians.algebra import coefficient as coefficients
 from jacobians.algebra.affine import Affine
 from jacobians.algebra.table import Table
-from jacobians.algebra.term import Guard, Term, pattern_only, relation_variables
+from jacobians.algebra.term import Guard, Term, contains, pattern_only, relation_variables
 
 Integers = NDArray[np.int64]
 Shape = tuple[int, ...]
@@ -126,17 +126,65 @@ def coordinates(
     Returns:
         Rows and columns, or None when there are more index vectors than `limit`.
     """
-    plain = [pattern_only(t) for t in terms]
+    plain = _without_contained([pattern_only(t) for t in terms])
     if sum(grid_size(t) for t in plain) > limit:
         return None
     columns = prod(in_shape)
-    keys = [np.zeros(0, np.int64)]
-    for t in plain:
-        found = points(t)
-        keys.append(found.flat(t.out, out_shape) * columns + found.flat(t.inp, in_shape))
-    unique = np.unique(np.concatenate(keys))
-    row, column = np.divmod(unique, max(columns, 1))
+    parts = [_keys(t, out_shape, in_shape) for t in plain] or [np.zeros(0, np.int64)]
+    row, column = np.divmod(_sorted_once(parts), max(columns, 1))
     return row, column
+
+
+def _without_contained(terms: list[Term]) -> list[Term]:
+    """The terms without those whose pattern lies within another's."""
+    kept: list[Term] = []
+    for t in sorted(terms, key=lambda t: -len(t.sizes)):
+        if not any(contains(wider, t) for wider in kept):
+            kept.append(t)
+    return kept
+
+
+def _keys(term: Term, out_shape: Shape, in_shape: Shape) -> Integers:
+    """Positions of a term's entries in the flattened matrix, possibly repeated and unsorted."""
+    columns = prod(in_shape)
+    if term.zeros or term.guards:
+        found = points(term)
+        return found.flat(term.out, out_shape) * columns + found.flat(term.inp, in_shape)
+    # without equations everything is one affine expression on a grid: rows first, so that the
+    # positions mostly come out sorted
+    place = affine.add(
+        affine.scale(affine.ravel(term.out, out_shape), columns), affine.ravel(term.inp, in_shape)
+    )
+    order = sorted(relation_variables(term), key=lambda v: -affine.coefficient(place, v))
+    keys = _on_grid(place, order, term)
+    for e in term.bounds:
+        own = {v for v, _ in e.terms}
+        inside = _on_grid(e, [v if v in own else None for v in order], term) >= 0
+        keys = np.where(inside, keys, -1)
+    flat = np.ravel(keys)
+    return flat[flat >= 0] if term.bounds else flat
+
+
+def _on_grid(e: Affine, order: Sequence[int | None], term: Term) -> Integers:
+    """An expression on the grid of variables, one axis each; None is an axis of size one."""
+    result = np.full((1,) * len(order), e.const, dtype=np.int64)
+    for axis, v in enumerate(order):
+        if v is not None:
+            shape = [1] * len(order)
+            shape[axis] = term.sizes[v]
+            values = np.arange(term.sizes[v], dtype=np.int64) * affine.coefficient(e, v)
+            result = result + values.reshape(shape)
+    return result
+
+
+def _sorted_once(parts: list[Integers]) -> Integers:
+    """The union of keys in increasing order."""
+    keys = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if len(keys) > 1 and not (keys[1:] > keys[:-1]).all():
+        # every part is a few increasing runs, which a stable sort merges
+        keys = np.sort(keys, kind="stable")
+        keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
+    return keys
 
 
 def listed(

@@ -40,9 +40,12 @@ if TYPE_CHECKING:
 Shapes = Sequence[tuple[int, ...]]
 Matrix = dict[tuple[int, int], Terms]
 
-# a scan is unrolled when it is at most this long and this much work
+# a scan is unrolled when it is at most this long and this much work; further when it carries a
+# known counter, as `fori_loop` does: what is indexed by it is known only step by step
 UNROLL_LENGTH = 8
 UNROLL_EQUATIONS = 400
+UNROLL_COUNTED = 64
+UNROLL_COUNTED_EQUATIONS = 1600
 EXACT_ROUNDS = 8
 
 
@@ -78,7 +81,7 @@ def _indicator(walk: "Walk", index: int, branch: int) -> Coefficient:
 
 def while_loop(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     """`lax.while_loop`: the carry after any number of steps."""
-    _, condition_constants, body, constants = program.while_parts(equation)
+    condition, condition_constants, body, constants = program.while_parts(equation)
     node = walk.record(equation, operands)
     given = operands[condition_constants:]
     step = _Step(walk, body, given, constants)
@@ -91,17 +94,40 @@ def while_loop(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     from_constants = {(i, c): terms for (i, c), terms in step.blocks.items() if c < constants}
     outer = {(i, constants + j): terms for (i, j), terms in star.items()}
     through = matrix_product(star, from_constants)
-    locals_ = _locals(_sum_matrices(outer, through), step.depends(walk, given))
+    decided = _deciding(walk, condition, body, condition_constants, constants)
+    count = frozenset[int]().union(*(walk.tape.values[operands[k]].depends for k in decided))
+    locals_ = _locals(_sum_matrices(outer, through), step.depends(walk, given) | count)
     offset = [replace(item, operand=item.operand + condition_constants) for item in locals_]
     walk.apply(node, offset, _differentiable(walk, node.outputs))
     return list(node.outputs)
+
+
+def _deciding(
+    walk: "Walk", condition: Program, body: Program, condition_constants: int, constants: int
+) -> set[int]:
+    """Which operands of a `while` decide how often its body runs, now or by way of the carry."""
+    read, flows = _reads(walk, condition)[0], _reads(walk, body)
+    decided = {k for k in read if k < condition_constants}
+    waiting = {k - condition_constants for k in read if k >= condition_constants}
+    carries: set[int] = set()
+    while waiting:
+        carry = waiting.pop()
+        carries.add(carry)
+        decided.add(condition_constants + constants + carry)
+        decided |= {condition_constants + k for k in flows[carry] if k < constants}
+        waiting |= {k - constants for k in flows[carry] if k >= constants} - carries
+    return decided
 
 
 def scan(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     """`lax.scan`: unrolled when short, else by the fixpoint of its step, causal in time."""
     parts = program.scan_parts(equation)
     work = parts.length * len(parts.body.equations)
-    if parts.length <= UNROLL_LENGTH and work <= UNROLL_EQUATIONS:
+    carried = operands[parts.constants : parts.constants + parts.carries]
+    longest, most = UNROLL_LENGTH, UNROLL_EQUATIONS
+    if any(_counts(walk, k) for k in carried):
+        longest, most = UNROLL_COUNTED, UNROLL_COUNTED_EQUATIONS
+    if parts.length <= longest and work <= most:
         return _unrolled(walk, parts, operands)
     node = walk.record(equation, operands)
     given = operands[: parts.constants + parts.carries]
@@ -159,6 +185,13 @@ def scan(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     locals_ = _locals(normalised, step.depends(walk, operands))
     walk.apply(node, locals_, _differentiable(walk, node.outputs))
     return list(node.outputs)
+
+
+def _counts(walk: "Walk", number: int) -> bool:
+    """Whether a carried value starts as a known integer."""
+    value = walk.tape.values[number]
+    integer = value.shape == () and jnp.issubdtype(value.dtype, jnp.integer)
+    return bool(integer) and walk.tape.known(number) is not None
 
 
 def _at_times(term: Term, length: int, reverse: bool | None, which: str) -> Term:
@@ -297,10 +330,10 @@ def linearised(walk: "Walk", operation: Operation, outputs: Sequence[int]) -> li
         number = walk.input(values[k].shape, values[k].dtype, depends=())
         walk.blocks[number] = {number: (identity(values[k].shape),)}
         tangents.append(number)
-    before = walk.linearising
-    walk.linearising = (*before, op)
+    before, done = walk.linearising, walk.done
+    walk.linearising, walk.done = (*before, op), {}
     results = walk.run(traced, [*operation.node.inputs, *tangents])
-    walk.linearising = before
+    walk.linearising, walk.done = before, done
     walk.blocks.update(hidden)
     return [
         Local(o, k, term)
@@ -308,6 +341,15 @@ def linearised(walk: "Walk", operation: Operation, outputs: Sequence[int]) -> li
         for k, tangent in zip(active, tangents, strict=True)
         for term in walk.blocks.get(number, {}).get(tangent, ())
     ]
+
+
+def _reads(outer: "Walk", inner: Program) -> list[frozenset[int]]:
+    """For every output of a program the positions of the inputs that its value depends on."""
+    walk = type(outer)()
+    numbers = [walk.input(program.shape_of(v), program.dtype_of(v)) for v in inner.inputs]
+    position = {number: k for k, number in enumerate(numbers)}
+    results = walk.run(inner, numbers)
+    return [frozenset(position[n] for n in walk.tape.values[r].depends) for r in results]
 
 
 class _Step:

@@ -83,12 +83,21 @@ class Function:
 
 
 class Tape:
-    """All values of one walk, by number."""
+    """All values of one walk, by number.
+
+    Attributes:
+        values: the values.
+        nodes: the operations, in the order of the program.
+        names: names that the user gave: of arguments, and by `checkpoint_name`.
+        calls: for the result of a call of several operations, its name and operands.
+    """
 
     def __init__(self) -> None:
         self.values: list[Value] = []
         self.nodes: list[Node] = []
         self.names: dict[int, str] = {}
+        # results of calls: the function's name and its operands
+        self.calls: dict[int, tuple[str, tuple[int, ...]]] = {}
         self._functions: dict[tuple[str, tuple[int, ...]], int] = {}
         self._known: dict[int, np.ndarray[Any, Any] | None] = {}
 

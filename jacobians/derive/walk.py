@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jacobians import program
 from jacobians.algebra import coefficient as coefficients
@@ -38,6 +39,11 @@ from jacobians.program import Program
 RULES = {**moving.RULES, **reducing.RULES, **indexing.RULES}
 
 Blocks = dict[int, Terms]
+
+# operations that a call may add around the one it is named after
+WRAPPING = {"broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy"}
+# how many of the last operations are looked at to tell whether a call is more than one
+LONG_CALL = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +76,9 @@ class Walk:
     notes: dict[str, None] = field(default_factory=dict)
     custom: list[str] = field(default_factory=list)
     scope: tuple[str, ...] = ()
+    # operations walked already; emptied where the blocks of operands are hidden
+    done: dict[tuple[Any, ...], Node] = field(default_factory=dict)
+    scalars: dict[tuple[Any, ...], int] = field(default_factory=dict)
     # primitives being linearised, so that one whose JVP is itself does not recur for ever
     linearising: tuple[str, ...] = ()
 
@@ -90,9 +99,16 @@ class Walk:
         return self.tape.new(Value(shape, dtype, own, "input"))
 
     def constant(self, array: Any) -> int:
-        """Numbers a known constant."""
+        """Numbers a known constant; equal scalars get one number."""
         shape = tuple(getattr(array, "shape", ()))
         dtype = getattr(array, "dtype", None)
+        if shape == () and isinstance(array, np.ndarray):
+            key = ("constant", str(dtype), array.tobytes())
+            if key not in self.scalars:
+                self.scalars[key] = self.tape.new(
+                    Value(shape, dtype, frozenset(), "constant", constant=array)
+                )
+            return self.scalars[key]
         return self.tape.new(Value(shape, dtype, frozenset(), "constant", constant=array))
 
     def run(self, inner: Program, operands: Sequence[int], scope: str | None = None) -> list[int]:
@@ -106,6 +122,7 @@ class Walk:
         Returns:
             Tape numbers of its outputs.
         """
+        first = len(self.tape.values)
         environment: dict[Any, int] = dict(zip(inner.inputs, operands, strict=True))
         for variable, array in inner.constants:
             environment[variable] = self.constant(array)
@@ -123,7 +140,18 @@ class Walk:
             environment.update(zip(equation.outvars, results, strict=True))
         outputs = [read(atom) for atom in inner.outputs]
         self.scope = outer_scope
+        if scope is not None and len(outputs) == 1:
+            self._remember_call(scope, operands, outputs[0], first)
         return outputs
+
+    def _remember_call(self, name: str, operands: Sequence[int], result: int, first: int) -> None:
+        """Names the result of a call after it, where the call is more than one operation."""
+        name = name.lstrip("_")
+        made_here = result >= first and self.tape.values[result].source == "result"
+        several = sum(node.op not in WRAPPING for node in self.tape.nodes[-LONG_CALL:]
+                      if node.outputs[0] >= first) > 1  # fmt: skip
+        if made_here and several and name.isidentifier():
+            self.tape.calls[result] = name, tuple(operands)
 
     def equation(self, equation: Any, operands: list[int]) -> list[int]:
         """Walks one equation; returns the tape numbers of its results."""
@@ -137,9 +165,26 @@ class Walk:
             results = handler(self, equation, operands)
             if results is not None:
                 return results
+        same = self._same_before(equation, operands)
+        if same is not None and same in self.done:
+            return list(self.done[same].outputs)
         node = self.record(equation, operands)
         self.differentiate(node)
+        if same is not None:
+            self.done[same] = node
         return list(node.outputs)
+
+    def _same_before(self, equation: Any, operands: Sequence[int]) -> tuple[Any, ...] | None:
+        """What an operation computes, to recognise it when it comes again; None for a naming."""
+        if equation.primitive.name == "name":
+            return None
+        params = program.parameters(equation)
+        key = (equation.primitive.name, tuple(operands), tuple(sorted(params.items(), key=_first)))
+        try:
+            hash(key)
+        except TypeError:
+            return None
+        return key
 
     def record(self, equation: Any, operands: Sequence[int]) -> Node:
         """Puts an operation and its results on the tape."""
@@ -296,6 +341,10 @@ def is_inexact(dtype: Any) -> bool:
     if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
         return False
     return bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def _first(pair: tuple[str, Any]) -> str:
+    return pair[0]
 
 
 def _stretch(out_shape: tuple[int, ...], in_shape: tuple[int, ...]) -> Term:

@@ -120,8 +120,8 @@ def block_lines(block: Block, style: Style = plain) -> list[str]:
         put("Jacobian", block.formula)
     if block.vjp_formula is not None:
         put("VJP", block.vjp_formula)
-    for definition in block.where:
-        put("where", definition)
+    for k, definition in enumerate(block.where):
+        put("" if k else "where", definition)
     if block.observation is not None:
         seen = block.observation
         parts = [f"{seen.structure}"]
@@ -141,15 +141,12 @@ def block_lines(block: Block, style: Style = plain) -> list[str]:
 
 def index_statement(block: Block) -> str:
     """The block's condition on indices, with letters for its axes: `i = k and l ≤ j`."""
-    letters = "ijklmnpqrstuvw"
     text = block.statement or ""
-    count = len(block.out_shape)
-    names = {f"o{a}": letters[a % len(letters)] for a in range(count)}
-    names |= {f"i{b}": letters[(count + b) % len(letters)] for b in range(len(block.in_shape))}
+    out, inp = block.index
+    names = {f"o{a}": letter for a, letter in enumerate(out)}
+    names |= {f"i{b}": letter for b, letter in enumerate(inp)}
     words = [names.get(word, word) for word in text.split(" ")]
-    out = "".join(f",{names[f'o{a}']}" for a in range(count))[1:]
-    inp = "".join(f",{names[f'i{b}']}" for b in range(len(block.in_shape)))[1:]
-    return f"{' '.join(words)}   (output index {out}; input index {inp})"
+    return f"{' '.join(words)}   (output index {','.join(out)}; input index {','.join(inp)})"
 
 
 def picture(block: Block) -> list[str]:

@@ -327,6 +327,7 @@ def _index(draw: st.DrawFn, pool: list, first: int) -> Step | None:
         f"clip{table.tolist()}": lambda x: x.at[table].get(mode="clip"),
         "gather unknown": lambda x: x[unknown(x)],
         "index unknown": lambda x: x[where(x)],
+        "sort by": lambda x: lax.sort((x, jnp.sin(x) + x[::-1]), dimension=0, num_keys=1)[1],
         "along": lambda x: jnp.take_along_axis(x, jnp.argsort(x, 0)[:1], 0),
         f"dynamic_slice({size})": lambda x: lax.dynamic_slice_in_dim(x, where(x), size),
         f"slice at {known}({size})": lambda x: lax.dynamic_slice_in_dim(x, known, size),
@@ -403,6 +404,12 @@ def _loop(draw: st.DrawFn, pool: list, first: int) -> Step | None:
         )[1],
         "while value": lambda x: lax.while_loop(
             lambda v: jnp.sum(v * v) > 0.5, lambda v: 0.5 * jnp.sin(v), x
+        ),
+        "while linear": lambda x: lax.while_loop(
+            lambda v: jnp.sum(v * v) > 0.5, lambda v: 0.5 * v[::-1], x
+        ),
+        "fori set": lambda x: lax.fori_loop(
+            0, min(length, x.shape[0]), lambda i, v: v.at[i].set(v[i] * v[0]), x
         ),
         "switch": lambda x: lax.switch(
             jnp.argmax(x.reshape(-1)) % 3, [jnp.sin, lambda v: v[::-1], lambda v: v * v], x
