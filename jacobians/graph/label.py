@@ -22,7 +22,7 @@ SHORT = {
 }  # fmt: skip
 # what a small box shows, as the lecture draws it
 SYMBOLS = {"add": "+", "add_any": "+", "sub": "−", "mul": "×", "div": "÷", "neg": "×(−1)",
-           "dot_general": "·", "reduce_sum": "Σ"}  # fmt: skip
+           "dot_general": "·", "reduce_sum": "Σ", "integer_pow": "power"}  # fmt: skip
 MOST_SHOWN = 6
 
 

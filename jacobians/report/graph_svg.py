@@ -35,6 +35,7 @@ BEND = 36.0
 MARGIN = 24.0
 IN_FULL = 3
 LONGEST = 30
+INLINE = 20
 DESCRIBED = 200
 
 
@@ -219,7 +220,7 @@ def short_value(value: Any, typed: bool = True) -> str:
         return value_type(value)
     if np.size(value) <= IN_FULL:
         text = array_text(np.asarray(value))
-        if len(text) <= LONGEST:
+        if len(text) <= INLINE:
             return text
     array = np.asarray(value)
     if array.dtype.kind in "biu":
