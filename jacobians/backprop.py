@@ -127,6 +127,12 @@ class Backprop:
 
         return graph_dot(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The graph as JSON-ready values; see `jacobians.report.graph_json`."""
+        from jacobians.report.graph_json import graph_dict
+
+        return graph_dict(self)
+
     @cached_property
     def _text(self) -> str:
         from jacobians.report.graph_text import graph_text

@@ -27,7 +27,6 @@ from jacobians.errors import JacobiansError, SpecError
 from jacobians.explain import explain
 from jacobians.report.check_text import check_text
 from jacobians.report.gate_text import catalogue_dicts, catalogue_texts
-from jacobians.report.graph_json import graph_dict
 from jacobians.report.graph_text import graph_text
 from jacobians.report.json import to_json
 from jacobians.report.progress import progress
@@ -231,7 +230,7 @@ def _graph(options: argparse.Namespace) -> int:
             if path is not None:
                 _write_file(path, write())
         if options.json:
-            print(to_json(graph_dict(graph)))
+            print(to_json(graph.to_dict()))
         else:
             print(graph_text(graph, _style(options.color)))
     return 0

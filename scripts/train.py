@@ -73,6 +73,11 @@ def split(X: Any, labels: Any, seed: int) -> Split:
     return X[rest], labels[rest], X[test], labels[test]
 
 
+def sizes(data: Split) -> str:
+    """How many examples are on either side of a split."""
+    return f"{len(data[0])} to train on, {len(data[2])} held out"
+
+
 def compare(networks: dict[str, tuple[int, ...]], data: Split, how: SGD, penalty: float) -> Results:
     """Trains networks on the same data.
 
@@ -112,7 +117,7 @@ def table(title: str, results: Results) -> str:
     return "\n".join(lines)
 
 
-def timings(sizes: tuple[int, ...], batch: int, rounds: int = 30) -> tuple[float, float]:
+def timings(sizes: tuple[int, ...], batch: int, rounds: int = 200) -> tuple[float, float]:
     """Seconds for loss and gradients: by the gates' VJPs, and by `jax.grad`; both jitted.
 
     The two are run in turn, so that both meet the same machine, and the median is taken.
@@ -185,36 +190,47 @@ def draw(results: Results, directory: pathlib.Path) -> list[pathlib.Path]:
     return written
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for options: a whole number, not too small."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    return number
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the script."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--epochs", type=int, default=60, help="passes over the digits")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the weights, the order")
+    parser.add_argument("--epochs", type=at_least(1), default=60, help="passes over the digits")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="of the split, the weights, the order"
+    )
     parser.add_argument("--out", type=pathlib.Path, help="draw loss curves and templates here")
     parser.add_argument("--no-timing", action="store_true", help="leave out the timing")
     options = parser.parse_args(argv)
     how = SGD(rate=0.1, momentum=0.9, batch=32, epochs=options.epochs, seed=options.seed)
-    results = compare(DIGITS, digits(options.seed), how, penalty=1e-4)
-    print(table("handwritten digits, 8×8 pixels: 1198 to train on, 599 held out", results))
+    data = digits(options.seed)
+    results = compare(DIGITS, data, how, penalty=1e-4)
+    print(table(f"handwritten digits, 8×8 pixels: {sizes(data)}", results))
     for_spiral = SGD(rate=0.3, batch=32, epochs=150, seed=options.seed)
     arms = split(*spiral(150, seed=options.seed), options.seed)
     print()
-    print(
-        table(
-            "spiral with three arms: 300 points, 150 held out",
-            compare(SPIRAL, arms, for_spiral, 1e-4),
-        )
-    )
+    on_arms = compare(SPIRAL, arms, for_spiral, penalty=1e-4)
+    print(table(f"spiral with three arms: {sizes(arms)}", on_arms))
     if not options.no_timing:
-        print("\nloss and gradients of a batch, jitted, median of 30 runs in turn")
+        print("\nloss and gradients of a batch, jitted, median of 200 runs in turn")
         print(f"  {'sizes':<26}{'batch':>6}{'gates’ VJPs':>14}{'jax.grad':>12}{'ratio':>8}")
-        for sizes, batch in (
+        for widths, batch in (
             ((64, 100, 10), 64),
             ((64, 100, 50, 10), 64),
             ((784, 512, 512, 10), 256),
         ):
-            hand, auto = timings(sizes, batch)
-            shown = " → ".join(map(str, sizes))
+            hand, auto = timings(widths, batch)
+            shown = " → ".join(map(str, widths))
             print(
                 f"  {shown:<26}{batch:>6}{1e3 * hand:>11.3f} ms{1e3 * auto:>9.3f} ms"
                 f"{hand / auto:>8.2f}"

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from jacobians.graph.model import Wire
 
 
+MAX_DIAGONAL = 1 << 16
+
+
 @dataclass(frozen=True, eq=False)
 class LocalGradient:
     """∂(one result)/∂(one operand) of one node.
@@ -38,7 +41,7 @@ class LocalGradient:
         vjp_formula: how the upstream gradient is multiplied by it, `W̄ = q̄·xᵀ`, or None.
         where: definitions of the names in the formulas.
         value: the number, where both ends are single numbers; the diagonal, where the matrix is
-            diagonal; else None.
+            diagonal and has no more than 65536 rows; else None.
         note: what is to be known besides, or the empty string.
     """
 
@@ -122,7 +125,7 @@ def _numbers(
     diagonal = gradient.structure is not None and gradient.structure.kind in (
         "identity", "scaled-identity", "diagonal",
     )  # fmt: skip
-    if not gradient.scalar and not diagonal:
+    if not gradient.scalar and not (diagonal and gradient.shape[0] <= MAX_DIAGONAL):
         return gradient
     cotangents = [
         jax.numpy.ones_like(wire.value) if position == o else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jacobians.report.graph_text import SMALL, is_plain, value_type
+from jacobians.report.graph_text import SMALL, is_plain, norm_of, value_type
 from jacobians.report.json import clean
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def _array(value: Any) -> Any:
     if array.size <= SMALL:
         return described | {"entries": clean(array)}
     if array.dtype.kind == "c":
-        return described | {"norm": clean(np.linalg.norm(array.ravel()))}
+        return described | {"norm": clean(norm_of(array))}
     wide = array.astype(np.float64)
     return described | {
-        "norm": clean(np.linalg.norm(wide.ravel())),
+        "norm": clean(norm_of(wide)),
         "min": clean(wide.min()),
         "max": clean(wide.max()),
     }

@@ -16,7 +16,14 @@ import numpy as np
 from jacobians.graph.label import symbol
 from jacobians.graph.layout import Layout, layered
 from jacobians.graph.model import Node, Wire
-from jacobians.report.graph_text import is_plain, local_text, summary, value_text, value_type
+from jacobians.report.graph_text import (
+    is_plain,
+    local_text,
+    norm_of,
+    summary,
+    value_text,
+    value_type,
+)
 from jacobians.report.text import array_text, number
 
 if TYPE_CHECKING:
@@ -226,7 +233,7 @@ def short_value(value: Any, typed: bool = True) -> str:
     if array.dtype.kind in "biu":
         return value_type(value)
     wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-    norm = f"norm {number(float(f'{np.linalg.norm(wide.ravel()):.3g}'))}"
+    norm = f"norm {number(float(f'{norm_of(wide):.3g}'))}"
     return f"{value_type(value)} {norm}" if typed else norm
 
 

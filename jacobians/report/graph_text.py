@@ -14,6 +14,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jacobians.arguments import short_type
 from jacobians.derive.walk import is_inexact
@@ -89,10 +90,15 @@ def summary(value: Any) -> str:
     if array.dtype.kind in "biu":
         return f"{kind} min {number(array.min())} max {number(array.max())}"
     wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-    norm = f"{kind} norm {_short(float(np.linalg.norm(wide.ravel())))}"
+    norm = f"{kind} norm {_short(norm_of(wide))}"
     if array.dtype.kind == "c":
         return norm
     return f"{norm} min {_short(float(wide.min()))} max {_short(float(wide.max()))}"
+
+
+def norm_of(array: NDArray[Any]) -> float:
+    """The Euclidean norm of all entries (by a plain sum: BLAS may start threads for it)."""
+    return float(np.sqrt(np.square(np.abs(array)).sum()))
 
 
 def local_text(gradient: LocalGradient) -> str:
@@ -110,8 +116,8 @@ def local_text(gradient: LocalGradient) -> str:
     text = str(gradient.structure)
     if text == "dense":
         text += f" {dimensions(gradient.shape)}"
-    if gradient.structure.kind == "diagonal" and value is not None:
-        if np.size(value) <= SMALL:
+    if gradient.structure.kind == "diagonal":
+        if value is not None and np.size(value) <= SMALL:
             return f"diag({', '.join(number(x) for x in np.asarray(value).ravel())})"
         how = _diagonal_of(gradient)
         if how and definite:

@@ -128,9 +128,14 @@ MANY = jnp.linspace(0.1, 1, 9)
         (lambda x: jnp.square(x), (MANY,), "out", "diagonal; x̄ = 2·(bar(out) ⊙ x)"),
         (lambda x: x + 1, (MANY,), "out", "identity"),
         (lambda x: -2 * x, (MANY,), "out", "scaled identity: −2 · I"),
-        (lambda x: x[::-1], (MANY,), "out", "permutation; x̄[i] = bar(out)[−i + 8]"),
+        (lambda x: x[::-1], (MANY,), "out", "permutation; x̄[i] = bar(out)[8 − i]"),
         (lambda x: jnp.sum(x), (MANY,), "out", "dense 1×9; x̄ = 1·bar(out)"),
-        (lambda x: jnp.cumsum(x), (MANY,), "out", "lower-triangular, Toeplitz; x̄[i] = Σ_a 1[i ≤ a]·bar(out)[a]"),
+        (
+            lambda x: jnp.cumsum(x),
+            (MANY,),
+            "out",
+            "lower-triangular, Toeplitz; x̄[i] = Σ_a 1[i ≤ a]·bar(out)[a]",
+        ),
         (lambda x: jax.lax.stop_gradient(x) * x, (MANY,), "v1", "zero"),
     ],
 )
