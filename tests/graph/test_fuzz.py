@@ -49,7 +49,7 @@ def same(actual, expected, name: str) -> None:
     )
 
 
-@settings(max_examples=10, suppress_health_check=list(HealthCheck))
+@settings(max_examples=7, suppress_health_check=list(HealthCheck))
 @given(program=programs(steps=5), expand=st.booleans())
 def test_every_gradient_is_that_of_perturbing_the_node(program, expand):
     confront(program, expand)
