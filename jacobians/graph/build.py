@@ -169,8 +169,8 @@ class Builder:
         kind = "rule" if is_rule or _wraps_rule(inner) else "loop" if name in LOOPS else "call"
         if program.is_users_rule(equation):
             self.notes.setdefault(
-                f"{names[0]} has a custom derivative: its numbers are by that rule, as in "
-                "jax.grad; formula and structure are of the program that it wraps"
+                f"{names[0]} has a custom derivative: its local gradient is by that rule, as in "
+                "jax.grad"
             )
         return self._step(names[0], kind, operands, program.as_function(equation), scope, equation)
 

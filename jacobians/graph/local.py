@@ -5,14 +5,15 @@ whole function, so the matrix between arrays is described and never built; only 
 single numbers, or the matrix is diagonal, is its value computed, by one vector-Jacobian product.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from jacobians import prove
+from jacobians import program, prove, strip
 from jacobians.arguments import Call, Leaf
 from jacobians.derive.call import derive_call
 from jacobians.derive.walk import is_inexact
@@ -36,7 +37,9 @@ class LocalGradient:
         input: name of the operand.
         operand: position of the operand.
         shape: shape of the Jacobian as a matrix.
-        structure: the structure proved; None where it could not be derived.
+        structure: the structure proved; None where it could not be derived. A node with a custom
+            derivative has that of its rule; where the rule gives what its program gives, at this
+            point and for random cotangents, that of the program.
         formula: the Jacobian in index notation, `x[j]·1[i = k]`, or None.
         vjp_formula: how the upstream gradient is multiplied by it, `W̄ = q̄·xᵀ`, or None.
         where: definitions of the names in the formulas.
@@ -79,14 +82,16 @@ def local_gradients(
     results = [o for o, wire in enumerate(outputs) if is_inexact(wire.value.dtype)]
     if not active or not results:
         return ()
-    call = _call(step, inputs, outputs, active)
+    by_rule = step.kind == "rule" and not _rule_agrees(step, inputs, outputs, active)
+    make = _by_rule if by_rule else _by_program
     try:
+        call = make(step, inputs, outputs, active)
         derivation = derive_call(call)
     except Exception as error:
-        # a node whose program the derivation cannot read keeps its numbers; the reader is told
+        # a node that the derivation cannot read keeps its numbers; the reader is told
         problem = f"not derived: {type(error).__name__}"
         return tuple(
-            _numbers(step, inputs, outputs, o, k, LocalGradient(
+            _numbers(step, inputs, outputs, LocalGradient(
                 outputs[o].name, inputs[k].name, k,
                 (int(outputs[o].value.size), int(inputs[k].value.size)),
                 None, None, None, (), None, problem,
@@ -95,21 +100,23 @@ def local_gradients(
         )  # fmt: skip
     made = []
     for o in results:
-        for k in active:
-            output, input_ = call.outputs[o], call.inputs[k]
+        for k, position in zip(active, call.selected, strict=True):
+            output, input_ = call.outputs[o], call.inputs[position]
             proof = prove.prove(
-                derivation.terms(o, k), output.shape, input_.shape, derivation.number(k),
-                derivation.tape.known,
+                derivation.terms(o, position), output.shape, input_.shape,
+                derivation.number(position), derivation.tape.known,
             )  # fmt: skip
-            text = formulas(derivation, o, k)
+            text = formulas(derivation, o, position)
             formula = None if text.jacobian is None else text.jacobian.split(" = ", 1)[1]
-            note = "formula of the program; the number is by its rule" * (step.kind == "rule")
+            if by_rule and _compares(formula or ""):
+                # a rule may multiply by the truth of x > 0, which formulas have no sign for
+                formula, text = None, replace(text, vjp=None)
             gradient = LocalGradient(
                 outputs[o].name, input_.name, k, (output.size, input_.size), proof.structure,
                 _own_name(formula), _own_name(text.vjp),
-                tuple(filter(None, map(_own_name, text.where))), None, note,
+                tuple(filter(None, map(_own_name, text.where))),
             )  # fmt: skip
-            made.append(_numbers(step, inputs, outputs, o, k, gradient))
+            made.append(_numbers(step, inputs, outputs, gradient))
     return tuple(made)
 
 
@@ -117,8 +124,6 @@ def _numbers(
     step: Step,
     inputs: "Sequence[Wire]",
     outputs: "Sequence[Wire]",
-    o: int,
-    k: int,
     gradient: LocalGradient,
 ) -> LocalGradient:
     """The gradient with its number, or its diagonal, where it has one."""
@@ -128,15 +133,21 @@ def _numbers(
     if not gradient.scalar and not (diagonal and gradient.shape[0] <= MAX_DIAGONAL):
         return gradient
     cotangents = [
-        jax.numpy.ones_like(wire.value) if position == o else None
-        for position, wire in enumerate(outputs)
+        jax.numpy.ones_like(wire.value) if wire.name == gradient.output else None
+        for wire in outputs
     ]
-    (value,) = pull_back(step.call, [wire.value for wire in inputs], [k], cotangents)
+    values = [wire.value for wire in inputs]
+    (value,) = pull_back(step.call, values, [gradient.operand], cotangents)
     return LocalGradient(**{**gradient.__dict__, "value": value})
 
 
 # `explain` writes `y` for a result that is called `out`; in a graph every name is the wire's own
 _OUT = "rəsult"
+
+
+def _compares(formula: str) -> bool:
+    """Whether a comparison stands outside of an indicator `1[…]`."""
+    return re.search(r" [<>≤≥≠=] ", re.sub(r"\[[^]]*\]", "", formula)) is not None
 
 
 def _leaf_name(name: str) -> str:
@@ -147,27 +158,106 @@ def _own_name(text: str | None) -> str | None:
     return None if text is None else text.replace(_OUT, "out")
 
 
-def _call(
+def _rule_agrees(
+    step: Step, inputs: "Sequence[Wire]", outputs: "Sequence[Wire]", active: Sequence[int]
+) -> bool:
+    """Whether a custom rule is, at this point, the derivative of the program that it wraps.
+
+    Both are linear in the cotangent, so a few random ones tell, up to rounding; then what is
+    derived of the program holds for the rule here.
+    """
+    wrapped = program.called_program(step.equation)
+    if wrapped is None:
+        return False
+    values = [wire.value for wire in inputs]
+    generator = np.random.default_rng(0)
+    for _ in range(2):
+        cotangents = [
+            jax.numpy.asarray(generator.normal(size=np.shape(w.value)), w.value.dtype)
+            if is_inexact(w.value.dtype)
+            else None
+            for w in outputs
+        ]
+        try:
+            plain = pull_back(lambda *v: strip.run(wrapped, v), values, active, cotangents)
+        except ValueError:
+            # there may be a rule because the program has no reverse derivative (a while loop)
+            return False
+        for a, b in zip(pull_back(step.call, values, active, cotangents), plain, strict=True):
+            size = float(jax.numpy.max(jax.numpy.abs(b), initial=0.0))
+            if not np.allclose(a, b, rtol=1e-4, atol=1e-5 * size):
+                return False
+    return True
+
+
+def _by_program(
     step: Step, inputs: "Sequence[Wire]", outputs: "Sequence[Wire]", active: Sequence[int]
 ) -> Call:
     """The step as a call of named leaves; what takes no derivative is held at its value."""
-    leaves = []
-    for k, wire in enumerate(inputs):
-        shape, dtype = tuple(np.shape(wire.value)), wire.value.dtype
-        held = k not in active and (wire.known or not is_inexact(dtype))
-        leaves.append(Leaf(wire.name, shape, _plain_dtype(dtype), wire.value, static=held))
+    leaves = [_leaf(wire, k in active) for k, wire in enumerate(inputs)]
+    return _bound(lambda *values: tuple(step.call(*values)), leaves, active, outputs)
+
+
+def _by_rule(
+    step: Step, inputs: "Sequence[Wire]", outputs: "Sequence[Wire]", active: Sequence[int]
+) -> Call:
+    """The linear map that a custom rule says the step is, as a call of its tangents.
+
+    The rule gives x̄ = Jᵀ·ȳ; transposed once more it is J itself, whatever the program it wraps.
+    The operands are there too, by their names, for the formulas.
+    """
+    results = [o for o, wire in enumerate(outputs) if is_inexact(wire.value.dtype)]
+    shapes = [
+        jax.ShapeDtypeStruct(np.shape(outputs[o].value), outputs[o].value.dtype) for o in results
+    ]
+
+    def linear(*values: Any) -> tuple[Any, ...]:
+        operands, tangents = values[: len(inputs)], values[len(inputs) :]
+
+        def pulled(*cotangents: Any) -> tuple[Any, ...]:
+            given: list[Any] = [None] * len(outputs)
+            for o, cotangent in zip(results, cotangents, strict=True):
+                given[o] = cotangent
+            return pull_back(step.call, operands, active, given)
+
+        pushed = jax.linear_transpose(pulled, *shapes)(tuple(tangents))
+        made = [wire.value for wire in outputs]
+        for o, tangent in zip(results, pushed, strict=True):
+            made[o] = tangent
+        return tuple(made)
+
+    leaves = [_leaf(wire, True) for wire in inputs]
+    leaves += [_leaf(inputs[k], True) for k in active]
+    selected = range(len(inputs), len(leaves))
+    return _bound(linear, leaves, tuple(selected), outputs)
+
+
+def _bound(
+    f: Callable[..., Any],
+    leaves: Sequence[Leaf],
+    selected: Sequence[int],
+    outputs: "Sequence[Wire]",
+) -> Call:
     results = [
         Leaf(_leaf_name(wire.name), tuple(np.shape(wire.value)), _plain_dtype(wire.value.dtype))
         for wire in outputs
     ]
     return Call(
-        lambda *values: tuple(step.call(*values)),
+        f,
         tuple(leaves),
-        tuple(active),
+        tuple(selected),
         tuple(results),
         jax.tree.structure(tuple(range(len(leaves)))),
         jax.tree.structure(tuple(range(len(results)))),
     )
+
+
+def _leaf(wire: "Wire", moving: bool) -> Leaf:
+    """A wire as an argument; numbers known beforehand and integers are held at their values."""
+    dtype = wire.value.dtype
+    held = not is_inexact(dtype) or (wire.known and not moving)
+    shape = tuple(np.shape(wire.value))
+    return Leaf(wire.name, shape, _plain_dtype(dtype), wire.value, static=held)
 
 
 def _plain_dtype(dtype: Any) -> np.dtype[Any]:

@@ -241,6 +241,38 @@ def test_custom_rules_count_as_in_jax_grad():
     assert not any("differs here" in text for text in fine.notes)
 
 
+@jax.custom_vjp
+def mixed(x, y):
+    return x * y
+
+
+mixed.defvjp(lambda x, y: (x * y, (x, y)), lambda r, c: (jnp.flip(c) * r[1], jnp.cumsum(c) * r[0]))
+
+
+def test_the_structure_of_a_rule_is_the_rules_even_where_it_is_wrong():
+    x, y = jnp.array([0.3, -0.2, 1.0]), jnp.array([2.0, 3.0, 5.0])
+    by_x, by_y = backprop(mixed, x, y)["out"].local_gradients
+    _, pull = jax.vjp(mixed, x, y)
+    for local, number in ((by_x, 0), (by_y, 1)):
+        rows = np.stack([np.asarray(pull(row)[number]) for row in jnp.eye(3)])
+        assert local.structure.kind != "diagonal"
+        if local.structure.kind == "upper-triangular":
+            assert (np.tril(rows, -1) == 0).all()
+    assert by_x.vjp_formula == "x̄[i] = bar(out)[2 − i]·y[i]"
+    assert by_y.structure.kind == "upper-triangular"
+
+
+def test_a_right_rule_has_the_structure_of_its_program():
+    (local,) = backprop(gates.get("softmax"), jnp.arange(3.0))["out"].local_gradients
+    assert local.vjp_formula == "x̄ = out ⊙ (bar(out) − Σ(bar(out) ⊙ out))"
+
+
+def test_the_formula_of_a_scalar_rule_is_not_the_programs_where_they_differ():
+    (local,) = backprop(lambda x: doubled(jnp.sin(x)), 0.3)["out"].local_gradients
+    assert float(local.value) == 2
+    assert local.formula is None
+
+
 def test_an_opened_custom_rule_shows_the_program_and_says_where_the_rule_differs():
     x = jnp.array([0.3, -1.0])
     opened = backprop(lambda x: jnp.sum(doubled(jnp.sin(x))), x, expand="doubled")
