@@ -247,7 +247,17 @@ def _confront(
         notes.append(f"derived only: the explicit Jacobian has {size} entries, too many to observe")
         return blocks
     evaluate = dense.evaluator(call)
-    given = evaluate(None)
+    try:
+        given = evaluate(None)
+    except Exception as error:
+        # the function's own exception is the user's; what only its derivative raises is JAX's
+        call.flat(())()
+        first = (str(error).strip() or "no message").splitlines()[0]
+        notes.append(
+            f"derived, not observed: JAX cannot differentiate it here ({type(error).__name__}: "
+            f"{first})"
+        )
+        return blocks
     notes.extend(given.notes)
     seen = [given]
     if size > OBSERVE_ALL:

@@ -20,6 +20,8 @@ from jacobians.derive.tape import Node, Tape, Value
 # names for intermediates that have none, in the order of use; no letter that is an index
 LETTERS = ("q", "h", "u", "v", "z", "w")
 INLINE = 14
+# a constant vector of at most this many entries is written in full
+SHORT = 6
 
 REDUCTIONS = {
     "reduce_sum": "Σ", "reduce_max": "max", "reduce_min": "min", "reduce_prod": "prod",
@@ -88,7 +90,11 @@ class Names:
         value = self.tape.values[number]
         if not value.depends:
             known = self.tape.known(number) if prod(value.shape) == 1 else None
-            return number_text(known.reshape(()).item()) if known is not None else _constant(value)
+            return (
+                number_text(known.reshape(()).item())
+                if known is not None
+                else self._constant(number)
+            )
         if value.function is not None:
             return self.function_text(value, [self._inline(k, value) for k in value.operands])
         if value.source != "result" or value.node is None:
@@ -151,7 +157,7 @@ class Names:
         if node.op in REDUCTIONS and len(parts) == 1:
             return f"{REDUCTIONS[node.op]}({parts[0]}{_axes(params['axes'], self._rank(node))})"
         if node.op in COMPARISONS:
-            return f"{group(parts[0], 1)} {COMPARISONS[node.op]} {group(parts[1], 1)}"
+            return f"({group(parts[0], 1)} {COMPARISONS[node.op]} {group(parts[1], 1)})"
         if node.op == "transpose":
             flipped = tuple(params["permutation"]) == (1, 0)
             return f"{group(parts[0])}ᵀ" if flipped else f"transpose({parts[0]})"
@@ -164,6 +170,14 @@ class Names:
         arguments = sorted(parts, key=lambda t: t != "0") if node.op in ("max", "min") else parts
         name = CALLS.get(node.op, node.op)
         return f"{name}({', '.join(arguments)})"
+
+    def _constant(self, number: int) -> str:
+        """A known array: a short vector in full, others by their shape."""
+        shape = self.tape.values[number].shape
+        known = self.tape.known(number) if len(shape) == 1 and shape[0] <= SHORT else None
+        if known is None:
+            return f"constant[{','.join(map(str, shape))}]"
+        return f"[{', '.join(number_text(x) for x in known.tolist())}]"
 
     def _rank(self, node: Node) -> int:
         return len(self.tape.values[node.inputs[0]].shape)
@@ -200,10 +214,6 @@ class Names:
         taken = self.given - set(LETTERS) | set(self._given.values())
         numbered = (f"{letter}{k}" for k in itertools.count(1) for letter in LETTERS)
         return next(name for name in itertools.chain(LETTERS, numbered) if name not in taken)
-
-
-def _constant(value: Value) -> str:
-    return f"constant[{','.join(map(str, value.shape))}]"
 
 
 def _axes(axes: Sequence[int], rank: int) -> str:

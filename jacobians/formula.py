@@ -410,7 +410,8 @@ def _factor_text(f: Factor, names: Names, write: _Writer) -> str:
         parts = []
         for k in value.operands:
             shape = names.tape.values[k].shape
-            part = indexed(names.of(k), index if len(shape) == len(index) else ())
+            own = ["0" if n == 1 else i for i, n in zip(index, shape, strict=False)]
+            part = indexed(names.of(k), own if len(shape) == len(index) else ())
             parts.append(part if value.function.text.startswith("1[") else group(part))
         return names.function_text(value, parts)
     return indexed(names.of(f.value), index)

@@ -188,7 +188,9 @@ def evaluate_tape(tape: Tape, inputs: dict[int, Any], wanted: Sequence[int]) -> 
                 continue
             arrays = [made[k] for k in operands]
             if value.function is not None:
-                made[top] = value.function.compute(*arrays)
+                # 1/0 and its like are values too: what is made of them is asked later
+                with np.errstate(all="ignore"):
+                    made[top] = value.function.compute(*arrays)
             elif value.node is not None:
                 results = program.evaluate(value.node.equation, arrays)
                 made.update(zip(value.node.outputs, results, strict=True))
