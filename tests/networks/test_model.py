@@ -62,7 +62,7 @@ def test_the_backward_pass_is_jax_grad(network, batch, seed):
 
 
 @pytest.mark.long
-@settings(max_examples=400, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(architectures(st.integers(1, 40)), st.integers(1, 30), st.integers(0, 1000))
 def test_the_backward_pass_is_jax_grad_at_any_width(network, batch, seed):
     compare(network, batch, seed)
