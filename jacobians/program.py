@@ -10,6 +10,7 @@ forms read the same from outside.
     ['sin', 'mul']
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,21 @@ class ScanParts:
     reverse: bool
 
 
+@dataclass(frozen=True)
+class Definition:
+    """Where a function was written.
+
+    Attributes:
+        name: its name.
+        file: the file, or None where it is not known.
+        line: the line of its first decorator or of its `def`, or None.
+    """
+
+    name: str
+    file: str | None
+    line: int | None
+
+
 def trace(f: Callable[..., Any], shapes: Sequence[Any]) -> Program:
     """Traces a function of arrays to a program.
 
@@ -131,6 +147,47 @@ def called_program(equation: Equation) -> Program | None:
 def is_users_rule(equation: Equation) -> bool:
     """Whether an equation calls a function with a `custom_vjp`, which JAX itself hardly uses."""
     return equation.primitive.name in CUSTOM_RULES - {"custom_jvp_call"}
+
+
+def is_custom_rule(equation: Equation) -> bool:
+    """Whether an equation calls a function with a `custom_jvp` or `custom_vjp`."""
+    return equation.primitive.name in CUSTOM_RULES
+
+
+def definition(equation: Equation) -> Definition:
+    """Where the function that a custom rule belongs to was written, as far as JAX tells.
+
+    JAX notes the function with every traced program, as text: `relu at model.py:12`.
+    """
+    inner = equation.params[TRANSPARENT[equation.primitive.name]]
+    information = getattr(getattr(inner, "jaxpr", inner), "debug_info", None)
+    text = getattr(information, "func_src_info", None)
+    if not isinstance(text, str) or not text:
+        return Definition("a custom rule", None, None)
+    found = re.fullmatch(r"(.+?) at (.+):(\d+)", text)
+    if found is None:
+        return Definition(text.split(" at ")[0], None, None)
+    return Definition(found[1], found[2], int(found[3]))
+
+
+def call_stack(equation: Equation) -> tuple[tuple[str, int, str], ...]:
+    """The Python frames that an equation was traced in, as (file, line, function).
+
+    The innermost comes first; empty where JAX keeps none.
+    """
+    traceback = getattr(getattr(equation, "source_info", None), "traceback", None)
+    try:
+        return tuple((f.file_name, f.line_num, f.function_name) for f in traceback.frames)
+    except AttributeError:
+        return ()
+
+
+def is_batched_rule(equation: Equation) -> bool:
+    """Whether a custom rule was seen by `jax.vmap`, so that its operands have a batch axis more.
+
+    The stack tells; where JAX keeps none or calls its functions otherwise, the answer is no.
+    """
+    return any("BatchTrace.process_custom" in name for _, _, name in call_stack(equation))
 
 
 def call_name(equation: Equation) -> str | None:

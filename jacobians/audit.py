@@ -1,0 +1,513 @@
+"""Every hand-written derivative inside a function, checked on the values that it receives there.
+
+A model calls many custom rules, some of them deep inside `jit`, `scan` and `vmap`, and at shapes
+and values that no unit test thought of. `audit` runs the model once, keeps what each rule is
+called with, and gives these values to `check_vjp`.
+
+When a rule is called often, all its calls are first compared in one random direction, in float64,
+and those that differ most are then compared entry by entry.
+
+    >>> found = audit(model, params, x)
+    >>> bool(found), [(rule.name, rule.verdict) for rule in found.rules]
+    (False, [('rms_norm', 'right'), ('swiglu', 'wrong')])
+
+Rules of JAX itself, such as that of `jax.nn.relu`, are listed apart and checked only when asked.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobians import program
+from jacobians.capture import HELD, MOVING, RuleCall, Site, capture
+from jacobians.check import VJPCheck, WorstEntry, check_vjp
+from jacobians.errors import ArgumentError, WrongDerivativeError
+from jacobians.strip import strip_custom_rules
+
+# how many calls of a rule are compared entry by entry, by default; and how many at most, while
+# those that a random direction has shown to differ turn out to be right (at kinks)
+LIMIT = 2
+MAX_SUSPECTS = 32
+# relative difference of a cotangent's entry that makes a call a suspect, in units of roundoff
+SUSPICIOUS = {True: 1e-6, False: 1e3}
+
+RIGHT, KINKS, WRONG = "right", "right (kinks)", "wrong"
+DECLARED, UNCHECKED = "as declared", "not checked"
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedCall:
+    """One call of a rule, compared entry by entry.
+
+    Attributes:
+        number: its number among the calls of its rule, from 1.
+        where: the loop steps that it was in, or ''.
+        check: the verdict.
+        forward: what is wrong with the value that the rule's forward pass returns, or None.
+    """
+
+    number: int
+    where: str
+    check: VJPCheck
+    forward: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.check) and self.forward is None
+
+
+@dataclass(frozen=True, eq=False)
+class RuleAudit:
+    """What was found about one rule at operands of one type.
+
+    Attributes:
+        name: the name of the function that has the rule.
+        kind: 'custom_vjp' or 'custom_jvp'.
+        source: file and line where the function was written, or None where JAX does not tell.
+        called_at: file and line of the calls, as far as JAX tells.
+        operands: the operands' types in short notation.
+        batched: whether it was seen by `jax.vmap`: then the batched call is what is checked.
+        library: whether it belongs to JAX itself.
+        calls: how often it was called, as far as was looked.
+        calls_exact: whether every call was looked at.
+        probed: how many calls were compared in one random direction.
+        checked: the calls compared entry by entry.
+        verdict: 'right', 'right (kinks)', 'wrong', 'as declared' or 'not checked'.
+        diagnosis: what the mistake is, or why it was not checked; None for a right rule.
+        declared: the reason that the caller gave for its being different, or None.
+        notes: sentences about what was compared.
+    """
+
+    name: str
+    kind: str
+    source: str | None
+    called_at: tuple[str, ...]
+    operands: tuple[str, ...]
+    batched: bool
+    library: bool
+    calls: int
+    calls_exact: bool
+    probed: int
+    checked: tuple[CheckedCall, ...]
+    verdict: str
+    diagnosis: str | None
+    declared: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def checks(self) -> tuple[VJPCheck, ...]:
+        """The verdicts of the calls compared entry by entry."""
+        return tuple(call.check for call in self.checked)
+
+    @property
+    def failing(self) -> CheckedCall | None:
+        """The first wrong call, or None."""
+        return next((call for call in self.checked if not call), None)
+
+    @property
+    def worst(self) -> WorstEntry | None:
+        """The worst entry of the first wrong call, or None."""
+        return None if self.failing is None else self.failing.check.worst
+
+    @property
+    def ok(self) -> bool:
+        """Whether the rule was checked and is right, or differs as declared."""
+        return self.verdict in (RIGHT, KINKS, DECLARED)
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The verdicts on all custom rules of a function. True when all are right.
+
+    A rule that could not be checked counts as not right; one of JAX itself that was not to be
+    checked does not count.
+
+    Attributes:
+        name: the function's name.
+        rules: one per rule and type of operands, in the order of their first call.
+        library: rules of JAX itself that were left out, as (name, number of calls).
+        notes: sentences about what was not looked at.
+    """
+
+    name: str
+    rules: tuple[RuleAudit, ...]
+    library: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return all(rule.ok for rule in self.rules)
+
+    def __str__(self) -> str:
+        from jacobians.report.audit_text import audit_text
+
+        return audit_text(self)
+
+    @property
+    def wrong(self) -> tuple[RuleAudit, ...]:
+        """The rules that are wrong."""
+        return tuple(rule for rule in self.rules if rule.verdict == WRONG)
+
+    @property
+    def unchecked(self) -> tuple[RuleAudit, ...]:
+        """The rules that could not be checked."""
+        return tuple(rule for rule in self.rules if rule.verdict == UNCHECKED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The audit as JSON-ready values."""
+        from jacobians.report.audit_text import audit_dict
+
+        return audit_dict(self)
+
+    def raise_if_wrong(self) -> None:
+        """Raises `WrongDerivativeError` with the report unless every rule is right."""
+        if not self:
+            raise WrongDerivativeError(str(self))
+
+
+def audit(
+    f: Callable[..., Any],
+    *args: Any,
+    limit: int = LIMIT,
+    library: bool = False,
+    expect: Mapping[str, str] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    progress: Progress | None = None,
+) -> Audit:
+    """Finds every custom derivative rule called in a function and checks it on what it receives.
+
+    Rules are found inside `jit`, `scan`, `while_loop`, `cond` (the branch taken), `vmap`,
+    `checkpoint` and the primal functions of other rules. Each is checked with respect to the
+    operands that matter: not to numbers written in the program, whose cotangents JAX drops.
+
+    Args:
+        f: a JAX function of positional arguments: a model, a loss, a training step.
+        args: arrays, pytrees of arrays, Python scalars and other objects.
+        limit: how many calls of each rule are compared entry by entry; all others are compared
+            in one random direction, and those that differ most are taken.
+        library: whether the rules of JAX itself, such as that of `jax.nn.relu`, are checked too.
+        expect: for rules that are meant to differ, such as straight-through estimators: the name
+            of the function and the reason.
+        rtol: relative tolerance for `check_vjp`, in place of the automatic one.
+        atol: absolute tolerance for `check_vjp`, in place of the automatic one.
+        progress: wraps the list of rules for a progress bar, as `tqdm.tqdm` does.
+
+    Returns:
+        The verdicts. A function without custom rules gives an audit without rules, which is true.
+
+    Raises:
+        ArgumentError: an argument is only a shape, `f` cannot be called with the arguments,
+            `limit` is less than 1, or `expect` names a rule that is not called.
+        Exception: whatever `f` raises.
+    """
+    if limit < 1:
+        raise ArgumentError(f"limit={limit}: at least one call of each rule has to be checked")
+    declared = dict(expect or {})
+    found = capture(f, args)
+    groups: dict[Any, list[Site]] = {}
+    others: dict[str, int] = {}
+    for site in found.sites:
+        if _of_jax(site) and not library and site.definition.name not in declared:
+            others[site.definition.name] = others.get(site.definition.name, 0) + site.seen
+        else:
+            key = site.definition, site.kind, site.types, program.is_batched_rule(site.equation)
+            groups.setdefault(key, []).append(site)
+    names = sorted({site.definition.name for sites in groups.values() for site in sites})
+    for name in declared:
+        if name not in names:
+            raise ArgumentError(
+                f"expect={{{name!r}: …}}: no custom rule of that name is called in {found.name}; "
+                f"there are: {', '.join(names) or 'none'}"
+            )
+    options = {"rtol": rtol, "atol": atol}
+    listed = list(groups.values())
+    rules = [
+        _audit_rule(sites, limit, declared.get(sites[0].definition.name), options)
+        for sites in (listed if progress is None else progress(listed))
+    ]
+    rules += [_unreached(name) for name in dict.fromkeys(found.unreached)]
+    return Audit(found.name, tuple(rules), tuple(others.items()), found.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Numbered:
+    """A call of a rule, with its number among all calls of the rule."""
+
+    site: Site
+    call: RuleCall
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """A call compared in one random direction.
+
+    Attributes:
+        difference: largest relative difference of a cotangent's entry, in units of what is
+            suspicious; infinite where only one side is finite.
+        forward: what is wrong with the value that the forward pass returns, or None.
+        silent: positions of operands whose cotangent by the rule is zero throughout.
+    """
+
+    difference: float
+    forward: str | None
+    silent: frozenset[int]
+
+
+def _audit_rule(
+    sites: Sequence[Site], limit: int, declared: str | None, options: Mapping[str, Any]
+) -> RuleAudit:
+    """The verdict on one rule at operands of one type."""
+    calls, before = [], 0
+    for site in sites:
+        calls += [_Numbered(site, call, before + call.number) for call in site.kept]
+        before += site.seen
+    roles = [max(pair) for pair in zip(*(site.roles for site in sites), strict=True)]
+    probes: dict[int, _Probe] = {}
+    notes: list[str] = []
+    for position, numbered in enumerate(calls):
+        try:
+            probes[position] = _probe(numbered.site, numbered.call)
+        except Exception as error:
+            notes.append(
+                f"calls could not be compared in a random direction ({_first_line(error)})"
+            )
+            break
+    if len(probes) < len(calls):
+        probes = {}
+    chosen, note = _selected(sites[0], roles, probes)
+    notes += note
+    order = _order(len(calls), probes, limit)
+    checked: list[CheckedCall] = []
+    failure = None
+    for position in order:
+        suspect = position in probes and probes[position].difference > 1
+        wrong = any(not call for call in checked)
+        if len(checked) >= limit and (wrong or not suspect):
+            break
+        if len(checked) >= MAX_SUSPECTS:
+            break
+        numbered = calls[position]
+        try:
+            check = check_vjp(
+                numbered.site.function(), *numbered.call.values, argnums=chosen, **options
+            )
+        except Exception as error:
+            failure = _first_line(error)
+            break
+        forward = probes[position].forward if position in probes else None
+        if any(p.kind == "primal" for p in check.problems):
+            forward = None
+        checked.append(CheckedCall(numbered.number, numbered.call.where, check, forward))
+    left = len(calls) - len(checked)
+    suspects = sum(probe.difference > 1 for probe in probes.values())
+    if suspects > len(checked) and all(checked):
+        failure = (
+            f"{suspects} of its calls differ from the truth in a random direction; the "
+            f"{len(checked)} that differ most are right entry by entry, the others were not "
+            f"compared: raise limit"
+        )
+    if left and not failure:
+        notes.append(
+            f"{len(checked)} of {len(calls)} calls compared entry by entry: those that differ most "
+            "when all are compared in one random direction"
+            if probes
+            else f"{len(checked)} of {len(calls)} calls were compared, evenly spread"
+        )
+    verdict, diagnosis = _verdict(checked, failure, declared)
+    batched = program.is_batched_rule(sites[0].equation)
+    if batched:
+        notes.append("called under vmap: the batched call was checked, batch axes and all")
+    definition = sites[0].definition
+    return RuleAudit(
+        definition.name, sites[0].kind, _place(definition.file, definition.line),
+        _callers(sites), sites[0].types, batched, _of_jax(sites[0]), sum(s.seen for s in sites),
+        not any(s.unseen for s in sites), len(probes), tuple(checked), verdict, diagnosis,
+        declared, tuple(notes),
+    )  # fmt: skip
+
+
+def _verdict(
+    checked: Sequence[CheckedCall], failure: str | None, declared: str | None
+) -> tuple[str, str | None]:
+    """The verdict and the diagnosis of a rule."""
+    failing = next((call for call in checked if not call), None)
+    if declared is not None and (failing is not None or failure is not None):
+        return DECLARED, f"differs as declared: {declared}"
+    if failing is not None:
+        return WRONG, diagnosis_of(failing)
+    if failure is not None or not checked:
+        return UNCHECKED, failure or "it was not called"
+    kinks = any(block.kinks for call in checked for block in call.check.blocks)
+    return (KINKS if kinks else RIGHT), None
+
+
+def diagnosis_of(call: CheckedCall) -> str:
+    """What is wrong with a call, in sentences: the diagnoses, or else the problems and counts."""
+    check = call.check
+    parts = [d.message for d in check.diagnoses]
+    if call.forward is not None:
+        parts.append(call.forward)
+    parts += [problem.message for problem in check.problems]
+    if not parts:
+        parts = [
+            f"{block.wrong} of {block.entries} entries of ∂{block.output}/∂{block.input} are wrong"
+            for block in check.blocks
+            if not block.ok
+        ]
+    return "; ".join(dict.fromkeys(parts))
+
+
+def _order(count: int, probes: Mapping[int, _Probe], limit: int) -> list[int]:
+    """Positions of the calls in the order in which they are compared."""
+    if probes:
+        return sorted(probes, key=lambda k: (-probes[k].difference, probes[k].forward is None, k))
+    spread = np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int))
+    return [int(k) for k in spread]
+
+
+def _selected(
+    site: Site, roles: Sequence[int], probes: Mapping[int, _Probe]
+) -> tuple[tuple[int, ...], list[str]]:
+    """The operands to check the derivative for, and notes on those left out."""
+    floats = [
+        k
+        for k, v in enumerate(site.equation.invars)
+        if jnp.issubdtype(program.dtype_of(v), jnp.floating)
+    ]
+    names = site.operand_names()
+    silent = frozenset[int]()
+    if probes:
+        silent = frozenset.intersection(*(probe.silent for probe in probes.values()))
+    fixed = [k for k in floats if roles[k] not in (HELD, MOVING)]
+    unused = [k for k in floats if roles[k] == HELD and k in silent]
+    chosen = tuple(k for k in floats if k not in fixed and k not in unused)
+    if not chosen:
+        return tuple(floats), []
+    notes = []
+    if fixed:
+        listed = ", ".join(names[k] for k in fixed)
+        notes.append(f"not checked for {listed}: made of numbers written in the program")
+    if unused:
+        listed = ", ".join(names[k] for k in unused)
+        notes.append(
+            f"not checked for {listed}: an array that the function closes over, for which the "
+            "rule gives no derivative; pass it as an argument to have it checked"
+        )
+    return chosen, notes
+
+
+def _probe(site: Site, call: RuleCall) -> _Probe:
+    """Compares the cotangents of rule and program for one random cotangent, in float64."""
+    rule = site.function()
+    wide = site.wide is not None
+    generator = np.random.default_rng(0)
+    with jax.enable_x64(wide or jnp.result_type(float) == jnp.float64):
+        values = [jnp.asarray(v) if hasattr(v, "dtype") else v for v in call.values]
+        floats = [k for k, v in enumerate(values) if jnp.issubdtype(v.dtype, jnp.floating)]
+        if wide:
+            values = [v.astype(jnp.float64) if k in floats else v for k, v in enumerate(values)]
+
+        def of_floats(*given: Any) -> list[Any]:
+            everything = list(values)
+            for k, value in zip(floats, given, strict=True):
+                everything[k] = value
+            results = jax.tree.leaves(rule(*everything))
+            return [y for y in results if jnp.issubdtype(y.dtype, jnp.floating)]
+
+        chosen = [values[k] for k in floats]
+        mine, pull = jax.vjp(of_floats, *chosen)
+        truth, pull_truth = jax.vjp(strip_custom_rules(of_floats), *chosen)
+        cotangent = [jnp.asarray(generator.normal(size=y.shape), y.dtype) for y in mine]
+        pairs = list(zip(pull(cotangent), pull_truth(cotangent), strict=True))
+        eps = max([float(jnp.finfo(y.dtype).eps) for y in (*mine, *chosen)], default=1.0)
+        exact = wide and eps < 1e-12
+        allowed = SUSPICIOUS[True] if exact else SUSPICIOUS[False] * eps
+        worst = max((_difference(a, b) for a, b in pairs), default=0.0) / allowed
+        silent = frozenset(
+            k for k, (a, _) in zip(floats, pairs, strict=True) if not np.asarray(a).any()
+        )
+        forward = None
+        for number, (y, z) in enumerate(zip(mine, truth, strict=True)):
+            if _difference(y, z) > allowed:
+                forward = _forward_text(y, z, "out" if len(mine) == 1 else f"out[{number}]")
+                worst = np.inf
+                break
+    return _Probe(worst, forward, silent)
+
+
+def _difference(actual: Any, expected: Any) -> float:
+    """The largest difference of two arrays relative to the entry and a little of the largest."""
+    a, b = np.asarray(actual, np.float64).ravel(), np.asarray(expected, np.float64).ravel()
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return float("inf")
+    a, b = a[finite], b[finite]
+    size = np.abs(b) + 1e-3 * np.abs(b).max(initial=0.0)
+    gap = np.abs(a - b)
+    ratio = np.divide(gap, size, out=np.where(gap > 0, np.inf, 0.0), where=size > 0)
+    return float(ratio.max(initial=0.0))
+
+
+def _forward_text(mine: Any, truth: Any, name: str) -> str:
+    a, b = np.asarray(mine, np.float64), np.asarray(truth, np.float64)
+    gap = np.nan_to_num(np.abs(a - b), nan=np.inf)
+    at = tuple(int(k) for k in np.unravel_index(int(np.argmax(gap)), a.shape)) if a.shape else ()
+    return (
+        f"the forward rule gives {name}{list(at) if at else ''} = {a[at]:.6g}, the function itself "
+        f"{b[at]:.6g}: the rule's forward pass has to return what the function returns"
+    )
+
+
+def _unreached(operation: str) -> RuleAudit:
+    return RuleAudit(
+        f"a rule inside {operation}", "custom rule", None, (), (), False, False, 0, False, 0, (),
+        UNCHECKED,
+        f"the operation {operation} cannot be entered: give its function to check_vjp by itself",
+        None, (),
+    )  # fmt: skip
+
+
+def _of_jax(site: Site) -> bool:
+    """Whether a rule's function was written in JAX's own package."""
+    file = site.definition.file
+    return file is not None and os.path.abspath(file).startswith(_JAX + os.sep)
+
+
+_JAX = os.path.dirname(os.path.abspath(jax.__file__))
+_OURS = os.path.dirname(os.path.abspath(__file__))
+
+
+def _callers(sites: Sequence[Site]) -> tuple[str, ...]:
+    """The lines that call a rule: the innermost frames that belong to neither JAX nor us."""
+    found = []
+    for site in sites:
+        for file, line, _ in program.call_stack(site.equation):
+            if not os.path.abspath(file).startswith((_JAX + os.sep, _OURS + os.sep)):
+                found.append(_place(file, line))
+                break
+    return tuple(dict.fromkeys(place for place in found if place is not None))
+
+
+def _place(file: str | None, line: int | None) -> str | None:
+    """A file and line: the file relative to the working directory or to its package's place."""
+    if file is None:
+        return None
+    path = os.path.abspath(file)
+    here = os.getcwd() + os.sep
+    if path.startswith(here):
+        path = path[len(here) :]
+    elif f"{os.sep}site-packages{os.sep}" in path:
+        path = path.split(f"{os.sep}site-packages{os.sep}")[-1]
+    return path if line is None else f"{path}:{line}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
