@@ -249,15 +249,22 @@ class _Probe:
     """A call compared in one random direction.
 
     Attributes:
-        difference: largest relative difference of a cotangent's entry, in units of what is
-            suspicious; infinite where only one side is finite.
+        differences: for each float operand, by position, the largest relative difference of its
+            cotangent's entries, in units of what is suspicious; infinite where only one side is
+            finite.
         forward: what is wrong with the value that the forward pass returns, or None.
         silent: positions of operands whose cotangent by the rule is zero throughout.
     """
 
-    difference: float
+    differences: Mapping[int, float]
     forward: str | None
     silent: frozenset[int]
+
+    def difference(self, operands: Sequence[int]) -> float:
+        """The largest difference for some operands; infinite when the value itself differs."""
+        if self.forward is not None:
+            return float("inf")
+        return max((self.differences[k] for k in operands), default=0.0)
 
 
 def _audit_rule(
@@ -283,11 +290,12 @@ def _audit_rule(
         probes = {}
     chosen, note = _selected(sites[0], roles, probes)
     notes += note
-    order = _order(len(calls), probes, limit)
+    differences = {k: probe.difference(chosen) for k, probe in probes.items()}
+    order = _order(len(calls), differences, limit)
     checked: list[CheckedCall] = []
     failure = None
     for position in order:
-        suspect = position in probes and probes[position].difference > 1
+        suspect = differences.get(position, 0.0) > 1
         wrong = any(not call for call in checked)
         if len(checked) >= limit and (wrong or not suspect):
             break
@@ -306,7 +314,7 @@ def _audit_rule(
             forward = None
         checked.append(CheckedCall(numbered.number, numbered.call.where, check, forward))
     left = len(calls) - len(checked)
-    suspects = sum(probe.difference > 1 for probe in probes.values())
+    suspects = sum(difference > 1 for difference in differences.values())
     if suspects > len(checked) and all(checked):
         failure = (
             f"{suspects} of its calls differ from the truth in a random direction; the "
@@ -364,10 +372,10 @@ def diagnosis_of(call: CheckedCall) -> str:
     return "; ".join(dict.fromkeys(parts))
 
 
-def _order(count: int, probes: Mapping[int, _Probe], limit: int) -> list[int]:
+def _order(count: int, differences: Mapping[int, float], limit: int) -> list[int]:
     """Positions of the calls in the order in which they are compared."""
-    if probes:
-        return sorted(probes, key=lambda k: (-probes[k].difference, probes[k].forward is None, k))
+    if differences:
+        return sorted(differences, key=lambda k: (-differences[k], k))
     spread = np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int))
     return [int(k) for k in spread]
 
@@ -393,12 +401,12 @@ def _selected(
     notes = []
     if fixed:
         listed = ", ".join(names[k] for k in fixed)
-        notes.append(f"not checked for {listed}: made of numbers written in the program")
+        notes.append(f"not checked for {listed}: a number written in the program")
     if unused:
         listed = ", ".join(names[k] for k in unused)
         notes.append(
-            f"not checked for {listed}: an array that the function closes over, for which the "
-            "rule gives no derivative; pass it as an argument to have it checked"
+            f"not checked for {listed}: an array that the function closes over or makes itself, "
+            "for which the rule gives no derivative; make it an argument to have it checked"
         )
     return chosen, notes
 
@@ -429,7 +437,9 @@ def _probe(site: Site, call: RuleCall) -> _Probe:
         eps = max([float(jnp.finfo(y.dtype).eps) for y in (*mine, *chosen)], default=1.0)
         exact = wide and eps < 1e-12
         allowed = SUSPICIOUS[True] if exact else SUSPICIOUS[False] * eps
-        worst = max((_difference(a, b) for a, b in pairs), default=0.0) / allowed
+        differences = {
+            k: _difference(a, b) / allowed for k, (a, b) in zip(floats, pairs, strict=True)
+        }
         silent = frozenset(
             k for k, (a, _) in zip(floats, pairs, strict=True) if not np.asarray(a).any()
         )
@@ -437,9 +447,8 @@ def _probe(site: Site, call: RuleCall) -> _Probe:
         for number, (y, z) in enumerate(zip(mine, truth, strict=True)):
             if _difference(y, z) > allowed:
                 forward = _forward_text(y, z, "out" if len(mine) == 1 else f"out[{number}]")
-                worst = np.inf
                 break
-    return _Probe(worst, forward, silent)
+    return _Probe(differences, forward, silent)
 
 
 def _difference(actual: Any, expected: Any) -> float:

@@ -35,8 +35,8 @@ MAX_STEPS = 64
 MAX_KEPT = 64
 MAX_KEPT_BYTES = 1 << 28
 
-# what an operand's derivative is to the function: nothing, since it is made of numbers written in
-# the program; unknown, since it is an array that the function closes over; or in use
+# what an operand's derivative is to the function: nothing, for a number written in the program;
+# unknown, for an array that the function closes over or makes itself; or in use
 CONSTANT, HELD, MOVING = 0, 1, 2
 
 # a value with its role
@@ -389,7 +389,9 @@ def _role_of_constant(variable: Any) -> int:
 def _role_after(equation: Equation, operands: Sequence[_Valued]) -> int:
     if equation.primitive.name == "stop_gradient":
         return CONSTANT
-    return max((role for _, role in operands), default=CONSTANT)
+    # an array is more than a number: a model may make its own weights
+    least = HELD if any(program.shape_of(v) for v in equation.outvars) else CONSTANT
+    return max([least, *(role for _, role in operands)])
 
 
 def _is_float(variable: Any) -> bool:

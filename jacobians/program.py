@@ -175,7 +175,7 @@ def call_stack(equation: Equation) -> tuple[tuple[str, int, str], ...]:
 
     The innermost comes first; empty where JAX keeps none.
     """
-    traceback = getattr(getattr(equation, "source_info", None), "traceback", None)
+    traceback: Any = getattr(getattr(equation, "source_info", None), "traceback", None)
     try:
         return tuple((f.file_name, f.line_num, f.function_name) for f in traceback.frames)
     except AttributeError:
