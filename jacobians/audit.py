@@ -29,10 +29,8 @@ from jacobians.check import VJPCheck, WorstEntry, check_vjp
 from jacobians.errors import ArgumentError, WrongDerivativeError
 from jacobians.strip import strip_custom_rules
 
-# how many calls of a rule are compared entry by entry, by default; and how many at most, while
-# those that a random direction has shown to differ turn out to be right (at kinks)
+# how many calls of a rule are compared entry by entry one by one, by default
 LIMIT = 2
-MAX_SUSPECTS = 32
 # relative difference of a cotangent's entry that makes a call a suspect, in units of roundoff
 SUSPICIOUS = {True: 1e-6, False: 1e3}
 
@@ -44,16 +42,16 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 @dataclass(frozen=True, eq=False)
 class CheckedCall:
-    """One call of a rule, compared entry by entry.
+    """One call of a rule, or several in one batch, compared entry by entry.
 
     Attributes:
-        number: its number among the calls of its rule, from 1.
-        where: the loop steps that it was in, or ''.
-        check: the verdict.
+        numbers: the calls' numbers among those of the rule, from 1.
+        where: the loop steps that a single call was in, or ''.
+        check: the verdict; of several calls it is that of `jax.vmap` over them.
         forward: what is wrong with the value that the rule's forward pass returns, or None.
     """
 
-    number: int
+    numbers: tuple[int, ...]
     where: str
     check: VJPCheck
     forward: str | None = None
@@ -112,8 +110,14 @@ class RuleAudit:
 
     @property
     def worst(self) -> WorstEntry | None:
-        """The worst entry of the first wrong call, or None."""
-        return None if self.failing is None else self.failing.check.worst
+        """The worst entry of the first wrong call, or None where no entry is wrong."""
+        failing = self.failing
+        return None if failing is None or failing.check else failing.check.worst
+
+    @property
+    def compared(self) -> int:
+        """How many calls were compared entry by entry."""
+        return sum(len(call.numbers) for call in self.checked)
 
     @property
     def ok(self) -> bool:
@@ -187,10 +191,12 @@ def audit(
     operands that matter: not to numbers written in the program, whose cotangents JAX drops.
 
     Args:
-        f: a JAX function of positional arguments: a model, a loss, a training step.
+        f: a JAX function of positional arguments, such as a model or a loss. Not its gradient:
+            where JAX differentiates, it has replaced the rules already; a note then says so.
         args: arrays, pytrees of arrays, Python scalars and other objects.
-        limit: how many calls of each rule are compared entry by entry; all others are compared
-            in one random direction, and those that differ most are taken.
+        limit: how many calls of each rule are compared entry by entry, if no more of them differ:
+            all are compared in one random direction, and those that differ most are taken. Calls
+            that differ but turn out right, at kinks, do not count.
         library: whether the rules of JAX itself, such as that of `jax.nn.relu`, are checked too.
         expect: for rules that are meant to differ, such as straight-through estimators: the name
             of the function and the reason.
@@ -292,41 +298,30 @@ def _audit_rule(
     notes += note
     differences = {k: probe.difference(chosen) for k, probe in probes.items()}
     order = _order(len(calls), differences, limit)
+    suspects = [k for k in order if differences.get(k, 0.0) > 1]
     checked: list[CheckedCall] = []
-    failure = None
-    for position in order:
-        suspect = differences.get(position, 0.0) > 1
-        wrong = any(not call for call in checked)
-        if len(checked) >= limit and (wrong or not suspect):
-            break
-        if len(checked) >= MAX_SUSPECTS:
-            break
-        numbered = calls[position]
-        try:
-            check = check_vjp(
-                numbered.site.function(), *numbered.call.values, argnums=chosen, **options
-            )
-        except Exception as error:
-            failure = _first_line(error)
-            break
-        forward = probes[position].forward if position in probes else None
-        if any(p.kind == "primal" for p in check.problems):
-            forward = None
-        checked.append(CheckedCall(numbered.number, numbered.call.where, check, forward))
-    left = len(calls) - len(checked)
-    suspects = sum(difference > 1 for difference in differences.values())
-    if suspects > len(checked) and all(checked):
-        failure = (
-            f"{suspects} of its calls differ from the truth in a random direction; the "
-            f"{len(checked)} that differ most are right entry by entry, the others were not "
-            f"compared: raise limit"
-        )
-    if left and not failure:
+    failure = _complex_operands(sites[0])
+    try:
+        for position in order[:limit] if failure is None else ():
+            one = calls[position]
+            check = check_vjp(one.site.function(), *one.call.values, argnums=chosen, **options)
+            forward = probes[position].forward if position in probes else None
+            if any(p.kind == "primal" for p in check.problems):
+                forward = None
+            checked.append(CheckedCall((one.number,), one.call.where, check, forward))
+        if all(checked):
+            # they differ at kinks or not at all; those left may differ elsewhere
+            rest = [calls[k] for k in suspects[limit:]]
+            checked += _together(rest, chosen, options)
+    except Exception as error:
+        failure = _first_line(error)
+    compared = sum(len(call.numbers) for call in checked)
+    if compared < len(calls) and failure is None:
         notes.append(
-            f"{len(checked)} of {len(calls)} calls compared entry by entry: those that differ most "
-            "when all are compared in one random direction"
+            f"{compared} of {len(calls)} calls were compared entry by entry: those that differ "
+            "most when all are compared in one random direction"
             if probes
-            else f"{len(checked)} of {len(calls)} calls were compared, evenly spread"
+            else f"{compared} of {len(calls)} calls were compared, evenly spread"
         )
     verdict, diagnosis = _verdict(checked, failure, declared)
     batched = program.is_batched_rule(sites[0].equation)
@@ -339,6 +334,38 @@ def _audit_rule(
         not any(s.unseen for s in sites), len(probes), tuple(checked), verdict, diagnosis,
         declared, tuple(notes),
     )  # fmt: skip
+
+
+def _together(
+    calls: Sequence[_Numbered], chosen: Sequence[int], options: Mapping[str, Any]
+) -> list[CheckedCall]:
+    """Calls compared entry by entry, all those of one place of the program in one batch."""
+    checked = []
+    for site in dict.fromkeys(one.site for one in calls):
+        mine = [one for one in calls if one.site is site]
+        stacked = [
+            jnp.stack([jnp.asarray(x) for x in values])
+            for values in zip(*(one.call.values for one in mine), strict=True)
+        ]
+        single = site.function()
+        batched = jax.vmap(single)
+        batched.__signature__ = single.__signature__  # type: ignore[attr-defined]
+        check = check_vjp(batched, *stacked, argnums=chosen, **options)
+        checked.append(CheckedCall(tuple(one.number for one in mine), "", check))
+    return checked
+
+
+def _complex_operands(site: Site) -> str | None:
+    """Why a rule of complex operands is not checked, or None."""
+    for name, variable, text in zip(
+        site.operand_names(), site.equation.invars, site.types, strict=True
+    ):
+        if jnp.issubdtype(program.dtype_of(variable), jnp.complexfloating):
+            return (
+                f"its operand {name} is complex ({text}), which is not checked: write the rule for "
+                "real and imaginary parts, or test it with jax.test_util.check_grads"
+            )
+    return None
 
 
 def _verdict(
@@ -397,6 +424,7 @@ def _selected(
     unused = [k for k in floats if roles[k] == HELD and k in silent]
     chosen = tuple(k for k in floats if k not in fixed and k not in unused)
     if not chosen:
+        # then none matters to the function: all are checked
         return tuple(floats), []
     notes = []
     if fixed:

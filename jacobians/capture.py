@@ -190,6 +190,12 @@ def capture(f: Callable[..., Any], args: Sequence[Any]) -> Captured:
     given = [jnp.asarray(leaves[k].value) for k in moving]
     traced = program.trace(flat, given)
     walker = _Walker()
+    if _differentiates(traced):
+        walker.notes.append(
+            f"{function_name(f)} differentiates inside itself (jax.grad, jax.vjp or jax.jvp); "
+            "there JAX has already replaced custom rules by what they say, and they cannot be "
+            "found: audit the function that is differentiated"
+        )
     if has_custom_rules(traced):
         walker.walk(traced, _traced_wide(flat, given, walker), [(v, MOVING) for v in given], "")
     return Captured(
@@ -358,6 +364,14 @@ class _Walker:
         inside = set(_rule_ids(body))
         for key, site in self.sites.items():
             site.unseen = site.unseen or key in inside
+
+
+def _differentiates(inner: Program) -> bool:
+    return any(
+        program.is_derivative(equation)
+        or any(_differentiates(sub) for sub in program.inner_programs(equation))
+        for equation in inner.equations
+    )
 
 
 def _rule_ids(inner: Program) -> list[int]:

@@ -190,6 +190,14 @@ def is_batched_rule(equation: Equation) -> bool:
     return any("BatchTrace.process_custom" in name for _, _, name in call_stack(equation))
 
 
+def is_derivative(equation: Equation) -> bool:
+    """Whether an equation was traced while JAX differentiated, inside a `jax.grad` or `jax.jvp`.
+
+    The name stack tells; where JAX keeps none, the answer is no.
+    """
+    return "jvp(" in str(getattr(getattr(equation, "source_info", None), "name_stack", ""))
+
+
 def call_name(equation: Equation) -> str | None:
     """The name of the function that an equation calls, where it has one."""
     name = equation.params.get("name")

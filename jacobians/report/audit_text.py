@@ -8,7 +8,7 @@ A table with one line per rule, then what is wrong with each wrong one, then wha
 from collections.abc import Sequence
 from typing import Any
 
-from jacobians.audit import DECLARED, KINKS, RIGHT, UNCHECKED, WRONG, Audit, RuleAudit
+from jacobians.audit import DECLARED, KINKS, RIGHT, UNCHECKED, WRONG, Audit, CheckedCall, RuleAudit
 from jacobians.report.check_text import check_text, worst_text
 from jacobians.report.text import LABEL, WIDTH, Style, plain, wrap
 
@@ -54,10 +54,7 @@ def audit_text(audit: Audit, style: Style = plain) -> str:
 def _summary(audit: Audit) -> str:
     if not audit.rules:
         what = "only rules of JAX itself are" if audit.library else "no custom rule is"
-        return (
-            f"audit of {audit.name}: {what} called in it, so there was nothing to check; "
-            "its derivatives are JAX's own"
-        )
+        return f"audit of {audit.name}: {what} called in it: there was nothing to check"
     calls = sum(rule.calls for rule in audit.rules)
     exact = all(rule.calls_exact for rule in audit.rules)
     # a rule that was called with operands of several types has a line for each, and its worst
@@ -84,8 +81,8 @@ def _table(rules: Sequence[RuleAudit], style: Style) -> list[str]:
             rule.name,
             rule.source or "(not known)",
             ", ".join(rule.operands),
-            f"{rule.calls}{'' if rule.calls_exact else '+'}",
-            str(len(rule.checked)),
+            _calls_text(rule),
+            str(rule.compared),
             rule.verdict.upper() if rule.verdict == WRONG else rule.verdict,
         )
         for rule in rules
@@ -116,6 +113,13 @@ def _table(rules: Sequence[RuleAudit], style: Style) -> list[str]:
     return lines
 
 
+def _calls_text(rule: RuleAudit) -> str:
+    """How often a rule was called: `4`, `64+` where there were more, `?` where none was seen."""
+    if rule.calls_exact:
+        return str(rule.calls)
+    return f"{rule.calls}+" if rule.calls else "?"
+
+
 def _wrong_lines(rule: RuleAudit, style: Style) -> list[str]:
     """What is wrong with a rule: diagnosis, worst entry, where it was called, the whole check."""
     lines = _line(f"{rule.name} is WRONG", rule, style, "bad")
@@ -127,20 +131,26 @@ def _wrong_lines(rule: RuleAudit, style: Style) -> list[str]:
         lines += _put("diagnosis", rule.diagnosis, style)
     if rule.worst is not None and worst_text(rule.worst) not in told:
         lines += _put("worst", worst_text(rule.worst), style)
-    if failing is not None:
-        wrong = sum(not call for call in rule.checked)
-        place = f" ({failing.where})" if failing.where else ""
-        lines += _put(
-            "call",
-            f"number {failing.number} of {rule.calls}{place}; {wrong} of the "
-            f"{len(rule.checked)} compared are wrong",
-            style,
-        )
+    if failing is not None and (rule.calls > 1 or failing.where):
+        lines += _put("call", _call_text(rule, failing), style)
     if rule.called_at:
         more = len(rule.called_at) - 3
         text = ", ".join(rule.called_at[:3]) + (f" and {more} more places" if more > 0 else "")
         lines += _put("called at", text, style)
     return lines + [piece for text in report for piece in _indented(text)]
+
+
+def _call_text(rule: RuleAudit, failing: CheckedCall) -> str:
+    """Which call the report shows, and how many of those compared are wrong."""
+    wrong = sum(len(call.numbers) for call in rule.checked if not call)
+    many = f"{rule.calls}" if rule.calls_exact else f"at least {rule.calls}"
+    if len(failing.numbers) > 1:
+        return f"{len(failing.numbers)} of {many} in one batch, by their first axis"
+    place = f" ({failing.where})" if failing.where else ""
+    counted = f"{wrong} of the {rule.compared} compared {'is' if wrong == 1 else 'are'} wrong"
+    if rule.compared == 1:
+        counted = "the one that was compared"
+    return f"number {failing.numbers[0]} of {many}{place}; {counted}"
 
 
 def _line(head: str, rule: RuleAudit, style: Style, role: str = "note") -> list[str]:
@@ -178,7 +188,7 @@ def audit_dict(audit: Audit) -> dict[str, Any]:
     """An audit as JSON-ready values.
 
     Its keys: `function`, `right`, `rules`, `library`, `notes`; those of a rule are the attributes
-    of `RuleAudit`, each of its `checked` a call with `number`, `where`, `forward` and `check`.
+    of `RuleAudit`, each of its `checked` with its calls' `numbers`, `where`, `forward` and `check`.
     """
     from jacobians.report.json import clean
 
@@ -223,7 +233,7 @@ def _rule_dict(rule: RuleAudit) -> dict[str, Any]:
         },
         "checked": [
             {
-                "number": call.number,
+                "numbers": list(call.numbers),
                 "where": call.where,
                 "right": bool(call),
                 "forward": call.forward,
