@@ -31,8 +31,11 @@ from jacobians.strip import strip_custom_rules
 
 # how many calls of a rule are compared entry by entry one by one, by default
 LIMIT = 2
-# relative difference of a cotangent's entry that makes a call a suspect, in units of roundoff
-SUSPICIOUS = {True: 1e-6, False: 1e3}
+# relative difference of a cotangent's entry that makes a call a suspect: in float64, and in units
+# of roundoff in any other precision
+SUSPICIOUS, SUSPICIOUS_UNITS = 1e-6, 1e3
+# above this roundoff a mistake is hard to tell from rounding
+COARSE = 1e-4
 
 RIGHT, KINKS, WRONG = "right", "right (kinks)", "wrong"
 DECLARED, UNCHECKED = "as declared", "not checked"
@@ -304,7 +307,7 @@ def _audit_rule(
     try:
         for position in order[:limit] if failure is None else ():
             one = calls[position]
-            check = check_vjp(one.site.function(), *one.call.values, argnums=chosen, **options)
+            check = _checked(one.site.function(), one.site, one.call.values, chosen, options)
             forward = probes[position].forward if position in probes else None
             if any(p.kind == "primal" for p in check.problems):
                 forward = None
@@ -315,6 +318,11 @@ def _audit_rule(
             checked += _together(rest, chosen, options)
     except Exception as error:
         failure = _first_line(error)
+    if failure is None and sites[0].in_float64 is None and sites[0].eps > COARSE and all(checked):
+        failure = (
+            f"it cannot be evaluated in float64, and with a rounding of {sites[0].eps:.2g} in its "
+            "own precision no mistake was seen: check it in float32"
+        )
     compared = sum(len(call.numbers) for call in checked)
     if compared < len(calls) and failure is None:
         notes.append(
@@ -324,6 +332,12 @@ def _audit_rule(
             else f"{compared} of {len(calls)} calls were compared, evenly spread"
         )
     verdict, diagnosis = _verdict(checked, failure, declared)
+    if sites[0].in_float64 is not None and not sites[0].retraced and sites[0].eps > COARSE:
+        notes.append(
+            f"it converts to a type with a rounding of {sites[0].eps:.2g}; it was evaluated in "
+            "float64 without these conversions, and differences of up to 16 roundings are put "
+            "down to numbers that the program writes in that type"
+        )
     batched = program.is_batched_rule(sites[0].equation)
     if batched:
         notes.append("called under vmap: the batched call was checked, batch axes and all")
@@ -334,6 +348,24 @@ def _audit_rule(
         not any(s.unseen for s in sites), len(probes), tuple(checked), verdict, diagnosis,
         declared, tuple(notes),
     )  # fmt: skip
+
+
+def _checked(
+    function: Callable[..., Any],
+    site: Site,
+    values: Sequence[Any],
+    chosen: Sequence[int],
+    options: Mapping[str, Any],
+) -> VJPCheck:
+    """The verdict of `check_vjp` on a rule at values of its operands."""
+    check = check_vjp(function, *values, argnums=chosen, **options)
+    given = any(value is not None for value in options.values())
+    if check or given or check.problems or site.retraced or site.eps < COARSE:
+        return check
+    # 0.1 is 0.1001 in bfloat16, and three times that is not 0.3 in bfloat16
+    worst = check.worst
+    scale = 0.0 if worst is None else max(abs(worst.expected), abs(worst.actual))
+    return check_vjp(function, *values, argnums=chosen, rtol=16 * site.eps, atol=site.eps * scale)
 
 
 def _together(
@@ -350,7 +382,7 @@ def _together(
         single = site.function()
         batched = jax.vmap(single)
         batched.__signature__ = single.__signature__  # type: ignore[attr-defined]
-        check = check_vjp(batched, *stacked, argnums=chosen, **options)
+        check = _checked(batched, site, stacked, chosen, options)
         checked.append(CheckedCall(tuple(one.number for one in mine), "", check))
     return checked
 
@@ -442,7 +474,7 @@ def _selected(
 def _probe(site: Site, call: RuleCall) -> _Probe:
     """Compares the cotangents of rule and program for one random cotangent, in float64."""
     rule = site.function()
-    wide = site.wide is not None
+    wide = site.in_float64 is not None
     generator = np.random.default_rng(0)
     with jax.enable_x64(wide or jnp.result_type(float) == jnp.float64):
         values = [jnp.asarray(v) if hasattr(v, "dtype") else v for v in call.values]
@@ -462,9 +494,9 @@ def _probe(site: Site, call: RuleCall) -> _Probe:
         truth, pull_truth = jax.vjp(strip_custom_rules(of_floats), *chosen)
         cotangent = [jnp.asarray(generator.normal(size=y.shape), y.dtype) for y in mine]
         pairs = list(zip(pull(cotangent), pull_truth(cotangent), strict=True))
-        eps = max([float(jnp.finfo(y.dtype).eps) for y in (*mine, *chosen)], default=1.0)
-        exact = wide and eps < 1e-12
-        allowed = SUSPICIOUS[True] if exact else SUSPICIOUS[False] * eps
+        allowed = SUSPICIOUS if wide else SUSPICIOUS_UNITS * site.eps
+        # numbers written in the program are only as good as the type that they were written in
+        allowed_value = allowed if site.retraced else max(allowed, 16 * site.eps)
         differences = {
             k: _difference(a, b) / allowed for k, (a, b) in zip(floats, pairs, strict=True)
         }
@@ -473,7 +505,7 @@ def _probe(site: Site, call: RuleCall) -> _Probe:
         )
         forward = None
         for number, (y, z) in enumerate(zip(mine, truth, strict=True)):
-            if _difference(y, z) > allowed:
+            if _difference(y, z) > allowed_value:
                 forward = _forward_text(y, z, "out" if len(mine) == 1 else f"out[{number}]")
                 break
     return _Probe(differences, forward, silent)

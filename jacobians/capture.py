@@ -6,7 +6,8 @@ The function is traced, and its program is walked with concrete values: into wha
 
 The function is traced a second time for inputs in float64, and the two programs are walked side by
 side. A rule that takes its precision from its operands can so be called again in float64, where
-rounding does not hide a mistake.
+rounding does not hide a mistake; one that is tied to bfloat16 or float32 by a conversion is
+evaluated in float64 equation by equation.
 
     >>> for site in capture(model, (params, x)).sites:
     ...     print(site.definition.name, site.seen)
@@ -17,6 +18,7 @@ import inspect
 import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -28,12 +30,15 @@ from jacobians.arguments import bind, function_name, named_leaves, short_type
 from jacobians.errors import ArgumentError
 from jacobians.program import Definition, Equation, Program
 from jacobians.strip import has_custom_rules, run
+from jacobians.widen import TiedToPrecisionError, coarsest, derivative_program, wide_rule
 
 # of a longer loop these many steps are looked at
 MAX_STEPS = 64
 # calls and bytes of operands kept for one rule at one place of the program
 MAX_KEPT = 64
 MAX_KEPT_BYTES = 1 << 28
+
+_FLOAT64 = float(np.finfo(np.float64).eps)
 
 # what an operand's derivative is to the function: nothing, for a number written in the program;
 # unknown, for an array that the function closes over or makes itself; or in use
@@ -107,23 +112,65 @@ class Site:
             self.kept = self.kept[::2]
             self._every *= 2
 
+    @cached_property
+    def eps(self) -> float:
+        """The coarsest unit roundoff in the rule as it was called, backward pass included."""
+        try:
+            return coarsest(derivative_program(self.equation))
+        except Exception:
+            # a rule that raises is a verdict of the check; its operands tell the precision
+            dtypes = [program.dtype_of(v) for v in self.equation.invars if _is_real_float(v)]
+            return max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
+
+    @cached_property
+    def in_float64(self) -> Callable[..., Any] | None:
+        """The rule as a function of float64 operands, or None where there is none.
+
+        As traced from float64 inputs; where it converts to something coarser all the same, as its
+        programs say when evaluated in float64.
+        """
+        wide = self.wide
+        try:
+            with jax.enable_x64(True):
+                if wide is not None and coarsest(derivative_program(wide)) <= _FLOAT64:
+                    return _as_traced(wide)
+            rule = wide_rule(self.equation)
+            with jax.enable_x64(True):
+                operands = [
+                    jax.ShapeDtypeStruct(
+                        program.shape_of(v),
+                        np.float64 if _is_real_float(v) else program.dtype_of(v),
+                    )
+                    for v in self.equation.invars
+                ]
+                jax.eval_shape(rule, *operands)
+            return rule
+        except TiedToPrecisionError:
+            return None
+        except Exception:
+            # the rule itself raises, which is for the check to find
+            return None if wide is None else _as_traced(wide)
+
+    @property
+    def retraced(self) -> bool:
+        """Whether numbers in the float64 rule have the precision that they were written with."""
+        return self.in_float64 is not None and not isinstance(self.in_float64, jax.custom_vjp)
+
     def function(self) -> Callable[..., Any]:
         """The call as a function of its operands, which still has its rule.
 
-        Operands of the types traced go through the rule as it was called; others, such as float64
-        ones, through the rule as it was traced for float64, or are converted.
+        Operands of the types traced go through the rule as it was called, float64 ones through
+        `in_float64`, or are converted where there is none.
         """
-        equation, wide = self.equation, self.wide
+        as_called = _as_traced(self.equation)
 
         def call(*operands: Any) -> Any:
             exact = all(
                 jnp.result_type(x) == program.dtype_of(v)
-                for x, v in zip(operands, equation.invars, strict=True)
+                for x, v in zip(operands, self.equation.invars, strict=True)
             )
-            chosen = equation if exact or wide is None else wide
-            given = [_as_type(x, v) for x, v in zip(operands, chosen.invars, strict=True)]
-            results = program.evaluate(chosen, given)
-            return results[0] if len(results) == 1 else tuple(results)
+            wide = None if exact else self.in_float64
+            return (as_called if wide is None else wide)(*operands)
 
         names = self.operand_names()
         call.__name__ = call.__qualname__ = self.definition.name
@@ -411,6 +458,22 @@ def _role_after(equation: Equation, operands: Sequence[_Valued]) -> int:
 def _is_float(variable: Any) -> bool:
     dtype = program.dtype_of(variable)
     return dtype is not None and bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def _as_traced(equation: Equation) -> Callable[..., Any]:
+    """An equation as a function of its operands, which are converted to the types traced."""
+
+    def call(*operands: Any) -> Any:
+        given = [_as_type(x, v) for x, v in zip(operands, equation.invars, strict=True)]
+        results = program.evaluate(equation, given)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    return call
+
+
+def _is_real_float(variable: Any) -> bool:
+    dtype = program.dtype_of(variable)
+    return dtype is not None and bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 def _as_type(value: Any, variable: Any) -> Any:

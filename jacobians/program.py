@@ -249,18 +249,22 @@ def linear_solve_parts(equation: Equation) -> tuple[Program, int, int]:
     return matvec, lengths.matvec, sum(lengths)
 
 
-def evaluate(equation: Equation, values: Sequence[Any]) -> list[Any]:
+def evaluate(
+    equation: Equation, values: Sequence[Any], changed: Mapping[str, Any] | None = None
+) -> list[Any]:
     """Evaluates one equation at values of its operands.
 
     Args:
         equation: an equation of a program.
         values: one array per operand.
+        changed: parameters to put in place of the equation's own.
 
     Returns:
         One array per result.
     """
     primitive = equation.primitive
-    result = primitive.bind(*values, **primitive.get_bind_params(equation.params))
+    params = {**equation.params, **(changed or {})}
+    result = primitive.bind(*values, **primitive.get_bind_params(params))
     return list(result) if primitive.multiple_results else [result]
 
 

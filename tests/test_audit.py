@@ -265,9 +265,45 @@ def test_a_function_tied_to_float32_is_checked_in_its_own_precision():
     found = audit(tied, X)
     assert found.rules[0].failing.numbers == (2,)
     assert "checked in their own precision" in " ".join(str(found).split())
-    assert verdicts(lambda x: good(x.astype(jnp.bfloat16)), X) == {"triple": "right"}
     assert verdicts(lambda x: good(x.sum().astype(jnp.float32)), X) == {"triple": "right"}
-    assert verdicts(lambda x: bad(x.astype(jnp.bfloat16)), X) == {"triple": "wrong"}
+
+
+def test_a_rule_in_bfloat16_is_compared_in_float64():
+    found = audit(lambda x: good(bad(x.astype(jnp.bfloat16))), X)
+    assert found.rules[0].failing.numbers == (1,)
+    assert "evaluated in float64 without these conversions" in " ".join(str(found).split())
+
+    def gelu_of(factor):
+        def inner(x):
+            return jnp.tanh(0.7978845608 * (x + 0.044715 * x**3))
+
+        def backward(x, c):
+            t = inner(x)
+            slope = 0.7978845608 * (1 + 0.134145 * x * x) * factor
+            return (c * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope),)
+
+        gelu = jax.custom_vjp(lambda x: 0.5 * x * (1 + inner(x)))
+        gelu.defvjp(lambda x: (0.5 * x * (1 + inner(x)), x), backward)
+        return lambda x: gelu(x.astype(jnp.bfloat16))
+
+    # 0.134145 and three times 0.044715 differ in bfloat16
+    assert audit(gelu_of(1.0), X)
+    assert not audit(gelu_of(1.5), X)
+
+
+def test_what_is_tied_to_bfloat16_is_not_taken_for_right():
+    @jax.custom_vjp
+    def signed(x):
+        bits = lax.bitcast_convert_type(x, jnp.int16)
+        return jnp.where(bits < 0, -x, x)
+
+    signed.defvjp(
+        lambda x: (jnp.where(lax.bitcast_convert_type(x, jnp.int16) < 0, -x, x), x),
+        lambda x, c: (c * jnp.sign(x),),
+    )
+    (rule,) = audit(lambda x: signed(x.astype(jnp.bfloat16)), X).rules
+    assert rule.verdict == "not checked"
+    assert "check it in float32" in rule.diagnosis
 
 
 def test_a_backward_pass_that_raises_is_wrong():
