@@ -1,5 +1,8 @@
 """The strategies draw what they promise, and the assertion rejects what is wrong."""
 
+import functools
+import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -279,3 +282,18 @@ def test_options_of_a_ready_made_test_that_do_not_fit_are_named(call: Any, messa
     with pytest.raises(ArgumentError) as caught:
         call()
     assert message in str(caught.value)
+
+
+def test_the_readmes_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = functools.partial(vjp_test, max_examples=4)
+    monkeypatch.setattr("jacobians.testing.vjp_test", few)
+    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (block,) = (
+        part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "vjp_test(" in part
+    )
+    namespace: dict[str, Any] = {}
+    exec(block, namespace)
+    tests = [value for name, value in namespace.items() if name.startswith("test_")]
+    assert len(tests) == 4
+    for test in tests:
+        test()
