@@ -36,6 +36,9 @@ LIMIT = 2
 SUSPICIOUS, SUSPICIOUS_UNITS = 1e-6, 1e3
 # above this roundoff a mistake is hard to tell from rounding
 COARSE = 1e-4
+# from this many places on where a rule is called, comparing them is not compiled as a whole
+MANY_SITES = 4
+_FLOAT64 = float(np.finfo(np.float64).eps)
 
 RIGHT, KINKS, WRONG = "right", "right (kinks)", "wrong"
 DECLARED, UNCHECKED = "as declared", "not checked"
@@ -287,16 +290,15 @@ def _audit_rule(
     roles = [max(pair) for pair in zip(*(site.roles for site in sites), strict=True)]
     probes: dict[int, _Probe] = {}
     notes: list[str] = []
-    for position, numbered in enumerate(calls):
-        try:
-            probes[position] = _probe(numbered.site, numbered.call)
-        except Exception as error:
-            notes.append(
-                f"calls could not be compared in a random direction ({_first_line(error)})"
-            )
-            break
-    if len(probes) < len(calls):
+    # the operations of many sites are the same: compiling each operation once is then cheaper
+    compiled = len(sites) < MANY_SITES
+    try:
+        probers = {site: _prober(site, compiled) for site in sites}
+        for position, one in enumerate(calls):
+            probes[position] = probers[one.site](one.call)
+    except Exception as error:
         probes = {}
+        notes.append(f"calls could not be compared in a random direction ({_first_line(error)})")
     chosen, note = _selected(sites[0], roles, probes)
     notes += note
     differences = {k: probe.difference(chosen) for k, probe in probes.items()}
@@ -471,55 +473,91 @@ def _selected(
     return chosen, notes
 
 
-def _probe(site: Site, call: RuleCall) -> _Probe:
-    """Compares the cotangents of rule and program for one random cotangent, in float64."""
+def _prober(site: Site, compiled: bool) -> Callable[[RuleCall], _Probe]:
+    """Compares the cotangents of rule and program for one random cotangent, in float64.
+
+    Args:
+        site: where the calls were made.
+        compiled: whether to compile the comparison, which takes as long as some hundred
+            operations do without.
+
+    Returns:
+        The comparison of one call.
+    """
     rule = site.function()
     wide = site.in_float64 is not None
-    generator = np.random.default_rng(0)
-    with jax.enable_x64(wide or jnp.result_type(float) == jnp.float64):
-        values = [jnp.asarray(v) if hasattr(v, "dtype") else v for v in call.values]
-        floats = [k for k, v in enumerate(values) if jnp.issubdtype(v.dtype, jnp.floating)]
-        if wide:
-            values = [v.astype(jnp.float64) if k in floats else v for k, v in enumerate(values)]
+    variables = site.equation.invars
+    floats = [k for k, v in enumerate(variables) if _is_real_float(program.dtype_of(v))]
 
+    def both(values: Sequence[Any], draw: Callable[[Any], Any]) -> Any:
         def of_floats(*given: Any) -> list[Any]:
             everything = list(values)
             for k, value in zip(floats, given, strict=True):
                 everything[k] = value
-            results = jax.tree.leaves(rule(*everything))
-            return [y for y in results if jnp.issubdtype(y.dtype, jnp.floating)]
+            return [y for y in jax.tree.leaves(rule(*everything)) if _is_real_float(y.dtype)]
 
         chosen = [values[k] for k in floats]
         mine, pull = jax.vjp(of_floats, *chosen)
         truth, pull_truth = jax.vjp(strip_custom_rules(of_floats), *chosen)
-        cotangent = [jnp.asarray(generator.normal(size=y.shape), y.dtype) for y in mine]
-        pairs = list(zip(pull(cotangent), pull_truth(cotangent), strict=True))
+        cotangent = [draw(y) for y in mine]
+        return mine, truth, pull(cotangent), pull_truth(cotangent)
+
+    def drawn(y: Any) -> Any:
+        return jnp.asarray(np.random.default_rng(0).normal(size=y.shape), y.dtype)
+
+    def run(values: Sequence[Any]) -> Any:
+        return both(values, drawn)
+
+    # little optimisation: the code runs a few times only
+    quick = {"xla_backend_optimization_level": 0}
+    compare = jax.jit(run, compiler_options=quick) if compiled else run
+
+    def probe(call: RuleCall) -> _Probe:
+        with jax.enable_x64(wide or jnp.result_type(float) == jnp.float64):
+            values = [jnp.asarray(v) if hasattr(v, "dtype") else v for v in call.values]
+            if wide:
+                values = [v.astype(jnp.float64) if k in floats else v for k, v in enumerate(values)]
+            mine, truth, pulled, pulled_truth = compare(values)
+            pairs = list(zip(floats, pulled, pulled_truth, strict=True))
         allowed = SUSPICIOUS if wide else SUSPICIOUS_UNITS * site.eps
+        differences = {k: _difference(a, b) / allowed for k, a, b in pairs}
+        silent = frozenset(k for k, a, _ in pairs if not np.asarray(a).any())
+        return _Probe(differences, _forward_fault(site, mine, truth, allowed), silent)
+
+    return probe
+
+
+def _forward_fault(
+    site: Site, mine: Sequence[Any], truth: Sequence[Any], allowed: float
+) -> str | None:
+    """What is wrong with the values that a rule's forward pass returns, or None."""
+    if not site.retraced:
         # numbers written in the program are only as good as the type that they were written in
-        allowed_value = allowed if site.retraced else max(allowed, 16 * site.eps)
-        differences = {
-            k: _difference(a, b) / allowed for k, (a, b) in zip(floats, pairs, strict=True)
-        }
-        silent = frozenset(
-            k for k, (a, _) in zip(floats, pairs, strict=True) if not np.asarray(a).any()
-        )
-        forward = None
-        for number, (y, z) in enumerate(zip(mine, truth, strict=True)):
-            if _difference(y, z) > allowed_value:
-                forward = _forward_text(y, z, "out" if len(mine) == 1 else f"out[{number}]")
-                break
-    return _Probe(differences, forward, silent)
+        allowed = max(allowed, 16 * site.eps)
+    # the two may be computed differently, and differ where a result is next to nothing
+    floor = 64 * (_FLOAT64 if site.retraced else site.eps)
+    for number, (y, z) in enumerate(zip(mine, truth, strict=True)):
+        if _difference(y, z, floor) > allowed:
+            return _forward_text(y, z, "out" if len(mine) == 1 else f"out[{number}]")
+    return None
 
 
-def _difference(actual: Any, expected: Any) -> float:
-    """The largest difference of two arrays relative to the entry and a little of the largest."""
+def _is_real_float(dtype: Any) -> bool:
+    return dtype is not None and bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def _difference(actual: Any, expected: Any, floor: float = 0.0) -> float:
+    """The largest difference of two arrays relative to the entry and a little of the largest.
+
+    Differences up to `floor` do not count.
+    """
     a, b = np.asarray(actual, np.float64).ravel(), np.asarray(expected, np.float64).ravel()
     finite = np.isfinite(a) & np.isfinite(b)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return float("inf")
     a, b = a[finite], b[finite]
     size = np.abs(b) + 1e-3 * np.abs(b).max(initial=0.0)
-    gap = np.abs(a - b)
+    gap = np.maximum(np.abs(a - b) - floor, 0.0)
     ratio = np.divide(gap, size, out=np.where(gap > 0, np.inf, 0.0), where=size > 0)
     return float(ratio.max(initial=0.0))
 
