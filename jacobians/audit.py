@@ -455,7 +455,13 @@ def _selected(
     if probes:
         silent = frozenset.intersection(*(probe.silent for probe in probes.values()))
     fixed = [k for k in floats if roles[k] not in (HELD, MOVING)]
-    unused = [k for k in floats if roles[k] == HELD and k in silent]
+    unused = [
+        k
+        for k in floats
+        if roles[k] == HELD
+        and k in silent
+        and any(probe.differences[k] > 0 for probe in probes.values())
+    ]
     chosen = tuple(k for k in floats if k not in fixed and k not in unused)
     if not chosen:
         # then none matters to the function: all are checked

@@ -179,8 +179,7 @@ def test_a_forward_pass_that_returns_something_else_is_wrong():
     square.defvjp(lambda x: (1.001 * x * x, x), lambda x, c: (2 * x * c,))
     (rule,) = audit(square, X).rules
     assert rule.verdict == "wrong"
-    assert "9.009" in rule.diagnosis
-    assert "forward" in rule.diagnosis
+    assert "the forward rule gives out[" in rule.diagnosis
 
 
 def test_numbers_and_masks_of_the_program_need_no_cotangent_but_weights_do():
@@ -202,6 +201,40 @@ def test_numbers_and_masks_of_the_program_need_no_cotangent_but_weights_do():
     # the same mask as an argument matters
     (rule,) = audit(lambda x, mask: masked(x, jnp.ones(5) * 2, mask, 0.5), X, mask).rules
     assert "mask" in {block.input for check in rule.checks for block in check.blocks}
+
+
+def test_weights_whose_derivative_is_zero_here_are_checked_as_others_are():
+    @jax.custom_vjp
+    def saturated(x, w):
+        return jnp.tanh(x * w + 100)
+
+    def backward(kept, c):
+        x, w = kept
+        slope = c * (1 - jnp.tanh(x * w + 100) ** 2)
+        return slope * w, slope * x
+
+    saturated.defvjp(lambda x, w: (saturated(x, w), (x, w)), backward)
+    (rule,) = audit(lambda x: saturated(x, jnp.ones(5) * 2), X).rules
+    assert (rule.verdict, rule.notes) == ("right", ())
+
+
+def test_a_note_on_many_rules_is_printed_once():
+    rules = []
+    for name in "abcdef":
+        rule = jax.custom_vjp(lambda x, k: x * k)
+        rule.__name__ = name
+        rule.defvjp(lambda x, k: (x * k, k), lambda k, c: (c * k, None))
+        rules.append(rule)
+
+    def model(x):
+        for rule in rules:
+            x = rule(x, 2.0)
+        return x
+
+    found = audit(jax.vmap(model), X)
+    text = " ".join(str(found).split())
+    assert text.count("called under vmap") == 1
+    assert found
 
 
 def test_rules_of_jax_are_listed_apart_and_checked_when_asked():

@@ -42,8 +42,11 @@ def audit_text(audit: Audit, style: Style = plain) -> str:
     if audit.library:
         listed = ", ".join(f"{name} ({_counted(calls, 'call')})" for name, calls in audit.library)
         notes.insert(0, f"rules of JAX itself, not checked unless asked (library): {listed}")
+    by_note: dict[str, list[str]] = {}
     for rule in audit.rules:
-        notes += [f"{rule.name}: {note}" for note in rule.notes]
+        for note in rule.notes:
+            by_note.setdefault(note, []).append(rule.name)
+    notes += [f"{_names(names)}: {note}" for note, names in by_note.items()]
     if notes:
         lines.append("")
     for note in dict.fromkeys(notes):
@@ -178,6 +181,12 @@ def _beginning(text: str, width: int) -> str:
 
 def _end(text: str, width: int) -> str:
     return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
+
+
+def _names(names: Sequence[str]) -> str:
+    """`project, gelu` and how many more, each once."""
+    once = list(dict.fromkeys(names))
+    return ", ".join(once[:4]) + (f" and {len(once) - 4} more" if len(once) > 4 else "")
 
 
 def _counted(count: int, what: str) -> str:
