@@ -3,12 +3,14 @@
 >>> import jacobians
 >>> print(jacobians.explain(jax.nn.softmax, jnp.ones((4, 8))))     # what is it made of?
 >>> jacobians.check_vjp(my_relu, x).raise_if_wrong()               # is my derivative right?
+>>> print(jacobians.audit(model, params, x))                       # all those in my model?
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from jacobians import gates
+from jacobians.audit import Audit, RuleAudit, audit
 from jacobians.check import VJPCheck, check_vjp
 from jacobians.dense import dense_jacobian
 from jacobians.errors import ArgumentError, JacobiansError, SpecError, WrongDerivativeError
@@ -23,14 +25,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "Audit",
     "Block",
     "Explanation",
     "Gate",
     "JacobiansError",
+    "RuleAudit",
     "SpecError",
     "Structure",
     "VJPCheck",
     "WrongDerivativeError",
+    "audit",
     "check_vjp",
     "dense_jacobian",
     "explain",

@@ -3,9 +3,10 @@
     jacobians report                                   the whole catalogue of gates
     jacobians explain jax.nn:softmax 'f32[4,8]'        the Jacobian of any importable function
     jacobians check mymodule:my_relu 'f32[16]'         its hand-written derivative
+    jacobians audit mymodule:loss 'f32[16,8]'          every custom rule called inside a function
 
-Exit status: 0 when all is right; 1 when a derivative is wrong or the user's function raised; 2 for
-a mistake in the command line.
+Exit status: 0 when all is right; 1 when a derivative is wrong (in an audit also when one could not
+be checked) or the user's function raised; 2 for a mistake in the command line.
 """
 
 import argparse
@@ -20,9 +21,11 @@ import jax
 import jax.numpy as jnp
 
 from jacobians import __version__, gates
+from jacobians.audit import LIMIT, Audit, audit
 from jacobians.check import VJPCheck, check_vjp
 from jacobians.errors import JacobiansError
 from jacobians.explain import explain
+from jacobians.report.audit_text import audit_text
 from jacobians.report.check_text import check_text
 from jacobians.report.gate_text import catalogue_dicts, catalogue_texts
 from jacobians.report.json import to_json
@@ -42,6 +45,7 @@ examples:
   jacobians explain jax.nn:softmax 'f32[4,8]'
   jacobians explain jax.numpy:cumsum 'f32[3,4]' 1
   jacobians check mymodule:my_relu 'f32[16]' --seed 3
+  jacobians audit mymodule:loss 'f32[16,8]' 'i32[16]' --expect round_ste='straight-through'
 """
 
 
@@ -96,9 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     function = argparse.ArgumentParser(add_help=False)
     function.add_argument("function", metavar="MODULE:FUNCTION", help="an importable function")
     function.add_argument("specs", metavar="SPEC", nargs="*", help="one for each argument")
-    function.add_argument(
-        "--argnums", type=_numbers, help="arguments to differentiate, e.g. 0 or 0,2 (default: all)"
-    )
     parser = argparse.ArgumentParser(
         prog="jacobians", description="See, prove and test the Jacobian of a JAX function."
     )
@@ -115,18 +116,45 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("explain", _explain, "the Jacobian blocks of any importable function"),
         ("check", _check, "a hand-written derivative against the explicit Jacobian"),
+        ("audit", _audit, "every custom rule called in a function, on the values it receives"),
     ):
         command = commands.add_parser(
             name, parents=[common, function], help=text,
             description=text[0].upper() + text[1:] + ".", epilog=SPEC_HELP,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
+        if name == "audit":
+            _add_audit_options(command)
+        else:
+            command.add_argument(
+                "--argnums", type=_numbers,
+                help="arguments to differentiate, e.g. 0 or 0,2 (default: all)",
+            )  # fmt: skip
         if name == "explain":
             command.add_argument(
                 "--points", type=_positive, default=6, help="points to observe at (default 6)"
             )
         command.set_defaults(run=run)
     return parser
+
+
+def _add_audit_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--limit", type=_positive, default=LIMIT,
+        help=f"calls of each rule that are compared entry by entry (default {LIMIT})",
+    )  # fmt: skip
+    command.add_argument("--library", action="store_true", help="check the rules of JAX itself too")
+    command.add_argument(
+        "--expect", type=_expectation, action="append", default=[], metavar="NAME=REASON",
+        help="a rule that is meant to differ, and why; may be repeated",
+    )  # fmt: skip
+
+
+def _expectation(text: str) -> tuple[str, str]:
+    name, _, reason = (part.strip() for part in text.partition("="))
+    if not name or not reason:
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=REASON")
+    return name, reason
 
 
 def _count(text: str) -> int:
@@ -203,6 +231,19 @@ def _check(options: argparse.Namespace) -> int:
     else:
         print(check_text(check, _style(options.color)))
     return 0 if check else 1
+
+
+def _audit(options: argparse.Namespace) -> int:
+    with _call(options) as (function, arguments):
+        found: Audit = _users(
+            audit, function, *arguments, limit=options.limit, library=options.library,
+            expect=dict(options.expect), progress=lambda rules: _progress(rules, "rules"),
+        )  # fmt: skip
+    if options.json:
+        print(to_json(found.to_dict()))
+    else:
+        print(audit_text(found, _style(options.color)))
+    return 0 if found else 1
 
 
 @contextmanager
