@@ -237,9 +237,12 @@ class Matrix:
         return other.a
 
     def __lt__(self, other):
-        return lift(other) > self
+        return lift(other)._larger(self)
 
     def __gt__(self, other):
+        return self._larger(other)
+
+    def _larger(self, other):
         # JAX's convention for the larger of two: one half at a tie
         b = self._comparable(other)
         return Matrix(np.where(self.a > b, 1.0, np.where(self.a == b, 0.5, 0.0)))
