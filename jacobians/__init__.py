@@ -4,12 +4,14 @@
 >>> print(jacobians.explain(jax.nn.softmax, jnp.ones((4, 8))))     # what is it made of?
 >>> jacobians.check_vjp(my_relu, x).raise_if_wrong()               # is my derivative right?
 >>> print(jacobians.backprop(f, x, y, z))                          # how do its gradients flow?
+>>> print(jacobians.audit(model, params, x))                       # all those in my model?
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from jacobians import gates
+from jacobians.audit import Audit, RuleAudit, audit
 from jacobians.backprop import Backprop, backprop
 from jacobians.check import VJPCheck, check_vjp
 from jacobians.dense import dense_jacobian
@@ -25,15 +27,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "Audit",
     "Backprop",
     "Block",
     "Explanation",
     "Gate",
     "JacobiansError",
+    "RuleAudit",
     "SpecError",
     "Structure",
     "VJPCheck",
     "WrongDerivativeError",
+    "audit",
     "backprop",
     "check_vjp",
     "dense_jacobian",

@@ -4,9 +4,10 @@
     jacobians explain jax.nn:softmax 'f32[4,8]'        the Jacobian of any importable function
     jacobians check mymodule:my_relu 'f32[16]'         its hand-written derivative
     jacobians graph jax.nn:log_softmax 'f32[3]'        its backward pass, node by node
+    jacobians audit mymodule:loss 'f32[16,8]'          every custom rule called inside a function
 
-Exit status: 0 when all is right; 1 when a derivative is wrong or the user's function raised; 2 for
-a mistake in the command line.
+Exit status: 0 when all is right; 1 when a derivative is wrong (in an audit also when one could not
+be checked) or the user's function raised; 2 for a mistake in the command line.
 """
 
 import argparse
@@ -21,10 +22,12 @@ import jax
 import jax.numpy as jnp
 
 from jacobians import __version__, gates
+from jacobians.audit import LIMIT, Audit, audit
 from jacobians.backprop import backprop
 from jacobians.check import VJPCheck, check_vjp
 from jacobians.errors import JacobiansError, SpecError
 from jacobians.explain import explain
+from jacobians.report.audit_text import audit_text
 from jacobians.report.check_text import check_text
 from jacobians.report.gate_text import catalogue_dicts, catalogue_texts
 from jacobians.report.graph_text import graph_text
@@ -46,6 +49,7 @@ examples:
   jacobians explain jax.nn:softmax 'f32[4,8]'
   jacobians explain jax.numpy:cumsum 'f32[3,4]' 1
   jacobians check mymodule:my_relu 'f32[16]' --seed 3
+  jacobians audit mymodule:loss 'f32[16,8]' 'i32[16]' --expect round_ste='straight-through'
 """
 
 
@@ -100,9 +104,6 @@ def _parser() -> argparse.ArgumentParser:
     function = argparse.ArgumentParser(add_help=False)
     function.add_argument("function", metavar="MODULE:FUNCTION", help="an importable function")
     function.add_argument("specs", metavar="SPEC", nargs="*", help="one for each argument")
-    function.add_argument(
-        "--argnums", type=_numbers, help="arguments to differentiate, e.g. 0 or 0,2 (default: all)"
-    )
     parser = argparse.ArgumentParser(
         prog="jacobians", description="See, prove and test the Jacobian of a JAX function."
     )
@@ -120,12 +121,20 @@ def _parser() -> argparse.ArgumentParser:
         ("explain", _explain, "the Jacobian blocks of any importable function"),
         ("check", _check, "a hand-written derivative against the explicit Jacobian"),
         ("graph", _graph, "the computational graph with every gradient, node by node"),
+        ("audit", _audit, "every custom rule called in a function, on the values it receives"),
     ):
         command = commands.add_parser(
             name, parents=[common, function], help=text,
             description=text[0].upper() + text[1:] + ".", epilog=SPEC_HELP,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
+        if name == "audit":
+            _add_audit_options(command)
+        else:
+            command.add_argument(
+                "--argnums", type=_numbers,
+                help="arguments to differentiate, e.g. 0 or 0,2 (default: all)",
+            )  # fmt: skip
         if name == "explain":
             command.add_argument(
                 "--points", type=_positive, default=6, help="points to observe at (default 6)"
@@ -143,6 +152,25 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--dot", metavar="FILE", help="also write it for Graphviz")
         command.set_defaults(run=run)
     return parser
+
+
+def _add_audit_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--limit", type=_positive, default=LIMIT,
+        help=f"calls of each rule that are compared entry by entry (default {LIMIT})",
+    )  # fmt: skip
+    command.add_argument("--library", action="store_true", help="check the rules of JAX itself too")
+    command.add_argument(
+        "--expect", type=_expectation, action="append", default=[], metavar="NAME=REASON",
+        help="a rule that is meant to differ, and why; may be repeated",
+    )  # fmt: skip
+
+
+def _expectation(text: str) -> tuple[str, str]:
+    name, _, reason = (part.strip() for part in text.partition("="))
+    if not name or not reason:
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=REASON")
+    return name, reason
 
 
 def _count(text: str) -> int:
@@ -242,6 +270,19 @@ def _write_file(path: str, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise SpecError(f"cannot write {path!r}: {error.strerror}") from None
+
+
+def _audit(options: argparse.Namespace) -> int:
+    with _call(options) as (function, arguments):
+        found: Audit = _users(
+            audit, function, *arguments, limit=options.limit, library=options.library,
+            expect=dict(options.expect), progress=lambda rules: progress(rules, "rules"),
+        )  # fmt: skip
+    if options.json:
+        print(to_json(found.to_dict()))
+    else:
+        print(audit_text(found, _style(options.color)))
+    return 0 if found else 1
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from math import prod
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sparse
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from jacobians.algebra import entries
 from jacobians.algebra.block import Terms
 from jacobians.arguments import Call, Leaf, bind, function_name
 from jacobians.derive.call import CallDerivation, derive_call
+from jacobians.derive.walk import is_inexact
 from jacobians.errors import ArgumentError
 from jacobians.evaluate import term_values
 from jacobians.formula import Formulas, formulas
@@ -289,6 +291,12 @@ def _finite(seen: dense.DenseJacobian) -> bool:
     return all(bool(np.isfinite(b.tensor).all()) for b in seen.blocks)
 
 
+def _coarsest(derivation: CallDerivation) -> float:
+    """The largest unit roundoff among the floating-point values of a program."""
+    dtypes = {str(v.dtype) for v in derivation.tape.values if is_inexact(v.dtype)}
+    return max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
+
+
 def random_points(call: Call, count: int, seed: int) -> list[list[Any]]:
     """Random values for a call's float inputs, the others as given.
 
@@ -371,6 +379,8 @@ def _check_values(call: Call, blocks: list[Block], notes: list[str]) -> None:
         return
     outputs = [o for o, leaf in enumerate(call.outputs) if leaf.differentiable]
     places = [(o, k) for o in outputs for k in call.selected]
+    # a function that computes in less than double precision is known no better
+    tolerance = max(1e-6, 16 * _coarsest(derivation))
     for position, (block, place) in enumerate(zip(blocks, places, strict=True)):
         matrix = made.get(place)
         if matrix is None or block.value is None or block.formula is None:
@@ -378,7 +388,7 @@ def _check_values(call: Call, blocks: list[Block], notes: list[str]) -> None:
         if not np.isfinite(matrix).all() or not np.isfinite(block.value).all():
             continue
         scale = max(np.abs(matrix).max(initial=0.0), np.abs(block.value).max(initial=0.0))
-        wrong = np.abs(matrix - block.value) > 1e-6 * scale
+        wrong = np.abs(matrix - block.value) > tolerance * scale
         if not wrong.any():
             continue
         row, column = (int(v[0]) for v in np.nonzero(wrong))

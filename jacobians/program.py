@@ -10,6 +10,7 @@ forms read the same from outside.
     ['sin', 'mul']
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,21 @@ class ScanParts:
     reverse: bool
 
 
+@dataclass(frozen=True)
+class Definition:
+    """Where a function was written.
+
+    Attributes:
+        name: its name.
+        file: the file, or None where it is not known.
+        line: the line of its first decorator or of its `def`, or None.
+    """
+
+    name: str
+    file: str | None
+    line: int | None
+
+
 def trace(f: Callable[..., Any], shapes: Sequence[Any]) -> Program:
     """Traces a function of arrays to a program.
 
@@ -133,10 +149,25 @@ def is_users_rule(equation: Equation) -> bool:
     return equation.primitive.name in CUSTOM_RULES - {"custom_jvp_call"}
 
 
-def call_name(equation: Equation) -> str | None:
-    """The name of the function that an equation calls, where it has one."""
-    name = equation.params.get("name")
-    return name if isinstance(name, str) else None
+def is_custom_rule(equation: Equation) -> bool:
+    """Whether an equation calls a function with a `custom_jvp` or `custom_vjp`."""
+    return equation.primitive.name in CUSTOM_RULES
+
+
+def definition(equation: Equation) -> Definition:
+    """Where the function that a custom rule belongs to was written, as far as JAX tells.
+
+    JAX notes the function with every traced program, as text: `relu at model.py:12`.
+    """
+    inner = equation.params[TRANSPARENT[equation.primitive.name]]
+    information = getattr(getattr(inner, "jaxpr", inner), "debug_info", None)
+    text = getattr(information, "func_src_info", None)
+    if not isinstance(text, str) or not text:
+        return Definition("a custom rule", None, None)
+    found = re.fullmatch(r"(.+?) at (.+):(\d+)", text)
+    if found is None:
+        return Definition(text.split(" at ")[0], None, None)
+    return Definition(found[1], found[2], int(found[3]))
 
 
 def call_stack(equation: Equation) -> tuple[tuple[str, int, str], ...]:
@@ -151,12 +182,26 @@ def call_stack(equation: Equation) -> tuple[tuple[str, int, str], ...]:
         return ()
 
 
-def rule_name(equation: Equation) -> str | None:
-    """The name of the function that a custom rule belongs to, as far as JAX tells."""
-    inner = equation.params[TRANSPARENT[equation.primitive.name]]
-    information = getattr(getattr(inner, "jaxpr", inner), "debug_info", None)
-    name = getattr(information, "func_name", None)
-    return name if isinstance(name, str) and name else None
+def is_batched_rule(equation: Equation) -> bool:
+    """Whether a custom rule was seen by `jax.vmap`, so that its operands have a batch axis more.
+
+    The stack tells; where JAX keeps none or calls its functions otherwise, the answer is no.
+    """
+    return any("BatchTrace.process_custom" in name for _, _, name in call_stack(equation))
+
+
+def is_derivative(equation: Equation) -> bool:
+    """Whether an equation was traced while JAX differentiated, inside a `jax.grad` or `jax.jvp`.
+
+    The name stack tells; where JAX keeps none, the answer is no.
+    """
+    return "jvp(" in str(getattr(getattr(equation, "source_info", None), "name_stack", ""))
+
+
+def call_name(equation: Equation) -> str | None:
+    """The name of the function that an equation calls, where it has one."""
+    name = equation.params.get("name")
+    return name if isinstance(name, str) else None
 
 
 def scan_parts(equation: Equation) -> ScanParts:
@@ -204,18 +249,22 @@ def linear_solve_parts(equation: Equation) -> tuple[Program, int, int]:
     return matvec, lengths.matvec, sum(lengths)
 
 
-def evaluate(equation: Equation, values: Sequence[Any]) -> list[Any]:
+def evaluate(
+    equation: Equation, values: Sequence[Any], changed: Mapping[str, Any] | None = None
+) -> list[Any]:
     """Evaluates one equation at values of its operands.
 
     Args:
         equation: an equation of a program.
         values: one array per operand.
+        changed: parameters to put in place of the equation's own.
 
     Returns:
         One array per result.
     """
     primitive = equation.primitive
-    result = primitive.bind(*values, **primitive.get_bind_params(equation.params))
+    params = {**equation.params, **(changed or {})}
+    result = primitive.bind(*values, **primitive.get_bind_params(params))
     return list(result) if primitive.multiple_results else [result]
 
 

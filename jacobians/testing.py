@@ -1,20 +1,22 @@
-"""Hypothesis strategies and assertions for testing hand-written derivatives.
+"""Ready-made property tests of hand-written derivatives, and the Hypothesis strategies for them.
 
-`operands` draws arrays whose shapes fit a generalised-ufunc signature, empty axes, axes of length 1
-and broadcasting included; `gate_calls` draws the inputs of a gate together with a cotangent.
-`assert_vjp` compares a VJP with the transposed explicit Jacobian times the cotangent, entry by
-entry.
+`vjp_test` makes a whole property test in one line: arrays of many small shapes are drawn, and the
+derivative is checked on each of them, every entry. A failure shrinks to a small shape and round
+numbers, and its message says what is wrong, and ends with code that repeats it.
 
-    >>> @given(gate_calls(MY_GATE))
-    ... def test_my_gate(call):
-    ...     cotangent, inputs = call
-    ...     assert_vjp(MY_GATE.forward, MY_GATE.vjp, cotangent, *inputs)
+    >>> test_my_norm = vjp_test(my_norm, "(m,n),(n)->(m,n)")
+
+`assert_vjp` checks at given values; `operands` draws arrays whose shapes fit a generalised-ufunc
+signature, empty axes, axes of length 1 and broadcasting included.
+
+    >>> assert_vjp(my_norm, x, scale)
 
 Needs the `test` extra: `pip install "jacobians[test]"`.
 """
 
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,11 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians.arguments import argument_names, function_name, short_type
-from jacobians.errors import ArgumentError
+from jacobians.check import check_vjp
+from jacobians.errors import ArgumentError, WrongDerivativeError
 from jacobians.gates.gate import Gate, check_inputs
 from jacobians.gates.signature import Signature, bind_shapes, parse_signature
+from jacobians.report.code import check_code
 
 try:
+    from hypothesis import Phase, given
+    from hypothesis import settings as Settings
     from hypothesis import strategies as st
     from hypothesis.extra import numpy as hnp
 except ModuleNotFoundError as error:
@@ -69,6 +75,13 @@ def numbers(low: float = -8.0, high: float = 8.0, smallest: float = 0.125) -> El
 # Unlike NumPy's, it knows bfloat16; it has no type hints.
 _limits: Callable[..., Any] = jnp.finfo
 
+# How far apart the numbers lie that are kept away from kinks, unless told.
+GAP = 0.25
+
+# How many calls `vjp_test` checks unless told. A check looks at every entry and takes a part of a
+# second, nearly all of it for compiling: a few calls of different shapes say more than many.
+EXAMPLES = 20
+
 # The numbers a gate is meant for, by the name of its domain.
 DOMAINS: Mapping[str, Elements] = {
     "real": numbers(),
@@ -86,8 +99,14 @@ def operands(
     max_loop_axes: int | None = None,
     elements: Elements | Sequence[Elements] | None = None,
     integers: Mapping[int, str] | None = None,
+    away_from_kinks: bool | float = False,
+    kinks: Sequence[float] = (0.0,),
+    scales: Sequence[float] = (1.0,),
 ) -> st.SearchStrategy[tuple[Array, ...]]:
     """Tuples of arrays whose shapes fit a generalised-ufunc signature.
+
+    Arrays may be empty, have axes of length 1, and hold zeros and equal numbers: that is where
+    hand-written derivatives are wrong first.
 
     Args:
         signature: for example `"(m,n),(n)->(m)"`; equal names get equal lengths.
@@ -99,6 +118,14 @@ def operands(
         elements: strategy for the numbers, or one per input; by default `numbers()`.
         integers: the inputs that hold int32 indices, as position → name of the axis they index;
             that axis is never empty.
+        away_from_kinks: keeps the numbers of a tuple, across its arrays, at least this far (True:
+            0.25) from every one of `kinks` and from one another, so that no `max(x, 0)` and no
+            `max(x, y)`, sort or median of them switches nearby. What is too near is moved away
+            from zero, which may take it beyond the range of `elements`. It says nothing of
+            intermediate values: those of `relu(W @ x)` lie where they lie.
+        kinks: the numbers to keep away from: `(0.0, -1.0, 1.0)` for a Huber loss.
+        scales: the numbers of each array are multiplied by one of these, so that arrays of very
+            different sizes meet: `(1.0, 1e-3, 1e3)`.
 
     Returns:
         A strategy of tuples of NumPy arrays, one per input.
@@ -108,6 +135,7 @@ def operands(
     """
     parsed = parse_signature(signature)
     indexed = dict(integers or {})
+    gap = _gap(away_from_kinks, scales)
     axes_known = {axis for axes in parsed.inputs for axis in axes}
     for position, axis in indexed.items():
         if not 0 <= position < len(parsed.inputs) or axis not in axes_known:
@@ -134,14 +162,20 @@ def operands(
         core = bind_shapes(parsed, drawn).core
         dtype = jnp.dtype(draw(st.sampled_from(list(dtypes))))
         arrays: list[Array] = []
+        floats = [k for k in range(len(drawn)) if k not in indexed]
         for position, shape in enumerate(drawn):
             if position in indexed:
                 below = st.integers(0, core[indexed[position]] - 1)
                 arrays.append(draw(hnp.arrays(np.int32, shape, elements=below)))
             else:
                 values = draw(hnp.arrays(np.float64, shape, elements=per_input[position]))
-                arrays.append(values.astype(dtype))
-        return tuple(arrays)
+                # a product of 0-dimensional arrays is no array
+                arrays.append(np.asarray(values * draw(st.sampled_from(list(scales)))))
+        if gap:
+            _keep_apart([arrays[k] for k in floats], gap, kinks)
+        return tuple(
+            np.asarray(array, dtype) if k in floats else array for k, array in enumerate(arrays)
+        )
 
     return draw_operands()
 
@@ -199,7 +233,142 @@ def gate_calls(
     return draw_call()
 
 
+def vjp_test(
+    f: Callable[..., Any],
+    signature: str | None = None,
+    *,
+    args: Sequence[Any] | None = None,
+    vjp: Callable[..., Any] | None = None,
+    argnums: int | Sequence[int] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_examples: int = EXAMPLES,
+    settings: Settings | None = None,
+    dtypes: Sequence[str] = ("float32",),
+    min_side: int = 0,
+    max_side: int = 3,
+    max_loop_axes: int | None = None,
+    elements: Elements | Sequence[Elements] | None = None,
+    integers: Mapping[int, str] | None = None,
+    away_from_kinks: bool | float = False,
+    kinks: Sequence[float] = (0.0,),
+    scales: Sequence[float] = (1.0,),
+) -> Callable[[], None]:
+    """A property test of a hand-written derivative, for pytest to collect.
+
+        test_my_norm = vjp_test(my_norm, "(m,n),(n)->(m,n)")
+
+    Each example is checked by `check_vjp`, every entry of it; entries at kinks need no care. An
+    example that fails shrinks to small shapes and round numbers.
+
+    Args:
+        f: a Gate, a `jax.custom_vjp` or `jax.custom_jvp` function, a function that calls some, or
+            with `vjp` any function.
+        signature: how the shapes of the arguments belong together, as for `operands`; a Gate
+            brings its own. Its part after the arrow is not looked at.
+        args: for functions that take other things than arrays, in place of a signature: one
+            example of each argument. Arrays and floats in it, also inside of dictionaries, lists
+            and other pytrees, are replaced by ones of the same shape and dtype; integer arrays
+            keep within the range of the example, so that indices stay valid; Python integers,
+            booleans and strings stay as they are. A Hypothesis strategy may stand for an argument
+            or a leaf.
+        vjp: as for `check_vjp`.
+        argnums: as for `check_vjp`.
+        rtol: as for `check_vjp`.
+        atol: as for `check_vjp`.
+        max_examples: how many calls are checked.
+        settings: Hypothesis settings to use in place of ours (which have no deadline) and of
+            `max_examples`.
+        dtypes: as for `operands`; with `args`, those of the example count.
+        min_side: as for `operands`.
+        max_side: as for `operands`.
+        max_loop_axes: as for `operands`.
+        elements: as for `operands`; with `args` one strategy for all numbers.
+        integers: as for `operands`.
+        away_from_kinks: as for `operands`.
+        kinks: as for `operands`.
+        scales: as for `operands`.
+
+    Returns:
+        A test: a function without arguments. It raises `WrongDerivativeError`, an
+        `AssertionError`, with the report of the check and code that repeats it.
+
+    Raises:
+        ArgumentError: neither or both of `signature` and `args` are given, or the options do not
+            fit them.
+    """
+    if not callable(f):
+        raise ArgumentError(f"expected a function with a derivative, got {f!r}")
+    if args is not None:
+        if signature is not None:
+            raise ArgumentError("give a signature or an example of args, not both")
+        if not (elements is None or isinstance(elements, st.SearchStrategy)):
+            raise ArgumentError("with args, elements is one strategy for all numbers")
+        strategy = _like(tuple(args), elements, away_from_kinks, kinks, scales)
+    else:
+        if isinstance(f, Gate):
+            signature = f.signature if signature is None else signature
+            if elements is None:
+                elements = [DOMAINS[domain] for domain in f.domain] or None
+            integers = dict(f.indices) if integers is None else integers
+        if signature is None:
+            raise ArgumentError(
+                f"how do the shapes of {function_name(f)}'s arguments belong together? give a "
+                'signature such as "(m,n),(n)->(m)" ("()" for elementwise), or an example of each '
+                "argument as args="
+            )
+        strategy = operands(
+            signature if "->" in signature else f"{signature}->()", dtypes=dtypes,
+            min_side=min_side, max_side=max_side, max_loop_axes=max_loop_axes, elements=elements,
+            integers=integers, away_from_kinks=away_from_kinks, kinks=kinks, scales=scales,
+        )  # fmt: skip
+
+    def test(arguments: tuple[Any, ...]) -> None:
+        assert_vjp(f, *arguments, vjp=vjp, argnums=argnums, rtol=rtol, atol=atol)
+
+    name = re.sub(r"\W", "_", function_name(f)).strip("_")
+    test.__name__ = test.__qualname__ = f"test_vjp_of_{name}"
+    test.__doc__ = f"The hand-written derivative of {function_name(f)}, entry by entry."
+    if settings is None:
+        # explaining a failure by variation would check many calls more, and the report explains
+        phases = [phase for phase in Phase if phase is not Phase.explain]
+        settings = Settings(max_examples=max_examples, deadline=None, phases=phases)
+    ready: Callable[[], None] = settings(given(arguments=strategy)(test))
+    return ready
+
+
 def assert_vjp(
+    f: Callable[..., Any],
+    *args: Any,
+    vjp: Callable[..., Any] | None = None,
+    argnums: int | Sequence[int] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> None:
+    """Asserts that a hand-written derivative is right at the given values, entry by entry.
+
+    Args:
+        f: as for `check_vjp`.
+        *args: as for `check_vjp`.
+        vjp: as for `check_vjp`.
+        argnums: as for `check_vjp`.
+        rtol: as for `check_vjp`.
+        atol: as for `check_vjp`.
+
+    Raises:
+        WrongDerivativeError: it is wrong; an `AssertionError` whose message is the report of the
+            check, followed by code that repeats it.
+        ArgumentError: there is nothing to check.
+    """
+    __tracebackhide__ = True
+    check = check_vjp(f, *args, vjp=vjp, argnums=argnums, rtol=rtol, atol=atol)
+    if not check:
+        options = {"argnums": argnums, "rtol": rtol, "atol": atol}
+        code = check_code(f, args, vjp, options)
+        raise WrongDerivativeError(f"{check}\n\nTo repeat this, paste:\n\n{code}\n")
+
+
+def assert_cotangents(
     forward: Callable[..., Any],
     vjp: Callable[..., tuple[Any, ...]],
     cotangent: Any,
@@ -299,6 +468,99 @@ def _compiled_jacobian(
     # Compiling costs more than running here, so the optimiser is told to do little.
     quick = {"xla_backend_optimization_level": 0}
     return jax.jit(jax.jacfwd(forward, argnums=differentiable), compiler_options=quick)
+
+
+def _gap(away_from_kinks: bool | float, scales: Sequence[float]) -> float:
+    """The distance from kinks to keep, 0 for none."""
+    gap = GAP if away_from_kinks is True else float(away_from_kinks)
+    if gap < 0:
+        raise ArgumentError(f"away_from_kinks={away_from_kinks!r}: a distance is not negative")
+    if not scales:
+        raise ArgumentError("scales is empty; give at least one factor, such as 1.0")
+    if gap and list(scales) != [1.0]:
+        raise ArgumentError("away_from_kinks keeps distances that scales would change: give one")
+    return gap
+
+
+def _keep_apart(arrays: Sequence[Array], gap: float, kinks: Sequence[float]) -> None:
+    """Moves numbers away from zero until all are `gap` from kinks and from one another."""
+    places = sorted(
+        (
+            (abs(float(x)), k, at)
+            for k, array in enumerate(arrays)
+            for at, x in np.ndenumerate(array)
+        )
+    )
+    taken = [float(kink) for kink in kinks]
+    for _, k, at in places:
+        number = float(arrays[k][at])
+        sign = -1.0 if number < 0 else 1.0
+        while True:
+            near = [other for other in taken if abs(number - other) < gap]
+            if not near:
+                break
+            number = max(near) + gap if sign > 0 else min(near) - gap
+        taken.append(number)
+        arrays[k][at] = number
+
+
+def _like(
+    example: tuple[Any, ...],
+    elements: Elements | None,
+    away_from_kinks: bool | float,
+    kinks: Sequence[float],
+    scales: Sequence[float],
+) -> st.SearchStrategy[tuple[Any, ...]]:
+    """Arguments like those of an example: its structure, shapes and dtypes with other numbers."""
+    gap = _gap(away_from_kinks, scales)
+    numbers_ = numbers() if elements is None else elements
+
+    def is_strategy(x: Any) -> bool:
+        return isinstance(x, st.SearchStrategy)
+
+    leaves, tree = jax.tree.flatten(example, is_leaf=is_strategy)
+    floats = [
+        k
+        for k, x in enumerate(leaves)
+        if isinstance(x, float)
+        or (hasattr(x, "dtype") and jnp.issubdtype(jnp.result_type(x), jnp.floating))
+    ]
+
+    @st.composite
+    def draw_arguments(draw: st.DrawFn) -> tuple[Any, ...]:
+        drawn: list[Any] = []
+        for k, x in enumerate(leaves):
+            if is_strategy(x):
+                drawn.append(draw(x))
+            elif k in floats:
+                values = draw(hnp.arrays(np.float64, np.shape(x), elements=numbers_))
+                drawn.append(np.array(values * draw(st.sampled_from(list(scales)))))
+            else:
+                drawn.append(draw(_whole_numbers_like(x)))
+        if gap:
+            _keep_apart([drawn[k] for k in floats], gap, kinks)
+        for k in floats:
+            whole = drawn[k]
+            drawn[k] = (
+                float(whole) if isinstance(leaves[k], float) else np.asarray(whole, leaves[k].dtype)
+            )
+        arguments: tuple[Any, ...] = jax.tree.unflatten(tree, drawn)
+        return arguments
+
+    return draw_arguments()
+
+
+def _whole_numbers_like(example: Any) -> st.SearchStrategy[Any]:
+    """Integer or boolean arrays in the range of an example; anything else as it is."""
+    if not hasattr(example, "dtype") or not np.size(example):
+        return st.just(example)
+    if jnp.issubdtype(example.dtype, jnp.bool_):
+        return hnp.arrays(np.bool_, np.shape(example), elements=st.booleans())
+    if not jnp.issubdtype(example.dtype, jnp.integer):
+        return st.just(example)
+    array = np.asarray(example)
+    within = st.integers(int(array.min()), int(array.max()))
+    return hnp.arrays(array.dtype, array.shape, elements=within)
 
 
 def _per_input(

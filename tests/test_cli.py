@@ -35,6 +35,10 @@ def model(x):
     return jnp.sum(wrong(jnp.sin(x)))
 
 
+def two_rules(x, n):
+    return jnp.sum(jax.lax.map(right, jnp.stack([x] * n))) + jnp.sum(wrong(x))
+
+
 def boom(x):
     raise RuntimeError("no luck today")
 
@@ -136,6 +140,37 @@ def test_check_finds_a_wrong_rule_inside_a_function(capsys):
     assert found["worst"]["input_index"] == [3]
 
 
+def test_audit_names_the_wrong_rule_and_its_place(capsys):
+    status, out, err = run(capsys, "audit", "cli_user_module:two_rules", "f32[6]:positive", "3")
+    assert status == 1
+    assert err == ""
+    assert "2 custom rules, 4 calls: 1 WRONG, 1 right" in out
+    assert "cli_user_module.py:" in out
+    assert "∂out[3]/∂x[3]: expected 1, the rule says 2" in out
+    assert max(len(line) for line in out.splitlines()) <= 100
+
+
+def test_audit_as_json_with_a_declared_difference(capsys):
+    status, out, _ = run(
+        capsys, "audit", "cli_user_module:two_rules", "f32[6]:positive", "2", "--json",
+        "--expect", "wrong=doubled on purpose", "--limit", "1",
+    )  # fmt: skip
+    assert status == 0
+    found = json.loads(out)
+    assert [rule["verdict"] for rule in found["rules"]] == ["right", "as declared"]
+    assert found["rules"][1]["declared"] == "doubled on purpose"
+    assert [len(rule["checked"]) for rule in found["rules"]] == [1, 1]
+
+
+def test_audit_of_jaxs_own_rules_only_when_asked(capsys):
+    status, out, _ = run(capsys, "audit", "jax.nn:relu", "f32[3]")
+    assert status == 0
+    assert "only rules of JAX itself are called in it" in out
+    status, out, _ = run(capsys, "audit", "jax.nn:relu", "f32[3]", "--library")
+    assert status == 0
+    assert "1 custom rule, 1 call: 1 right" in out
+
+
 def test_report_of_some_gates(capsys):
     status, out, _ = run(capsys, "report", "multiply", "relu")
     assert status == 0
@@ -175,6 +210,11 @@ def test_report_as_json(capsys):
         (["explain", "jax.nn:relu", "f32[3]", "--points", "0"], 2, "not a positive number"),
         (["explain", "jax.nn:relu", "f32[3]", "--seed", "-1"], 2, "--seed: -1 is negative"),
         (["check", "jax.nn:softmax", "f32[3]"], 2, "no hand-written derivative"),
+        (["audit", "cli_user_module:boom", "f32[3]"], 1, "RuntimeError: no luck today"),
+        (["audit", "jax.nn:relu", "f32[3]", "--expect", "relu"], 2, "write NAME=REASON"),
+        (["audit", "jax.nn:relu", "f32[3]", "--expect", "x=y"], 2, "no custom rule of that name"),
+        (["audit", "jax.nn:relu", "f32[3]", "--limit", "0"], 2, "not a positive number"),
+        (["audit", "jax.nn:relu", "f32[100000000]"], 2, "is only a shape"),
         (["report", "negat"], 2, "did you mean negate"),
         (["frobnicate"], 2, "invalid choice"),
         ([], 2, "required"),

@@ -392,3 +392,46 @@ def test_the_package_exports_the_function_not_the_module():
     import jacobians.report.text
 
     assert callable(jacobians.explain)
+
+
+def test_a_formula_of_a_low_precision_program_is_not_withdrawn_for_rounding():
+    x = jnp.linspace(0.1, 1.0, 4)
+    block = explain(lambda x: x.astype(jnp.float16).astype(jnp.float32) ** 2, x)["out", "x"]
+    assert block.formula is not None
+    assert block.structure.kind == "diagonal"
+
+
+def test_how_often_a_loop_runs_is_a_dependence():
+    doubled = explain(
+        lambda x: jax.lax.while_loop(lambda c: jnp.sum(c) < 10, lambda c: 2 * c, x), shape(5)
+    ).blocks[0]
+    assert "constant" not in doubled.properties
+
+    def counted(x, n):
+        return jax.lax.while_loop(lambda c: c[1] < n, lambda c: (2 * c[0], c[1] + 1), (x, 0))[0]
+
+    fixed = explain(counted, shape(5), jax.ShapeDtypeStruct((), jnp.int32)).blocks[0]
+    assert {"constant", "diagonal"} <= fixed.properties
+
+
+def test_an_index_that_tells_nothing_is_no_selection():
+    first = explain(lambda x: jnp.stack([x.sum(), 0.0]), shape(2)).blocks[0]
+    assert not {"selection", "permutation"} & first.properties
+
+
+def test_a_short_counted_loop_is_exact_step_by_step():
+    block = explain(
+        lambda x: jax.lax.fori_loop(0, 10, lambda i, y: y.at[i].set(y[i] * 2), x), shape(16)
+    ).blocks[0]
+    assert block.structure.kind == "diagonal"
+    assert "constant" in block.properties
+
+
+def test_a_padded_convolution_is_block_diagonal_over_its_batch_and_groups():
+    block = explain(
+        lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", feature_group_count=2),
+        shape(2, 4, 5, 4),
+        shape(6, 2, 3, 3),
+    )["out", "x"]
+    assert block.structure.kind == "block-diagonal"
+    assert block.structure.get("blocks") == 4

@@ -267,7 +267,7 @@ class Builder:
 def call_label(equation: Any) -> str | None:
     """The name of the function that an equation calls; None for lambdas and plain wrappers."""
     is_rule = equation.primitive.name in program.CUSTOM_RULES
-    name = (program.rule_name if is_rule else program.call_name)(equation)
+    name = program.definition(equation).name if is_rule else program.call_name(equation)
     if name is None or "<" in name:
         return None
     return name.lstrip("_") or None

@@ -87,7 +87,7 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "atan2": lambda a, b: jnp.arctan2(a, b + 3 * jnp.sign(b) + 0.5),
     "where": lambda a, b: jnp.where(a > b, a, 2 * b),
     "cond": lambda a, b: lax.cond(
-        jnp.sum(a) > jnp.sum(b), lambda p, q: p * q, lambda p, q: p + 1, a, b
+        jnp.sum(a) > jnp.sum(b) + 0.1234, lambda p, q: p * q, lambda p, q: p + 1, a, b
     ),
 }
 

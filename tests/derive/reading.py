@@ -230,17 +230,28 @@ class Matrix:
     def pow(self, exponent):
         return Matrix(self.a ** (exponent.a if isinstance(exponent, Matrix) else float(exponent)))
 
+    def _comparable(self, other):
+        other = lift(other)
+        if not (self.scalar or other.scalar) and self.a.shape != other.a.shape:
+            raise NotReadableError("arrays that broadcast inside a comparison")
+        return other.a
+
     def __lt__(self, other):
-        return Matrix(self.a < lift(other).a)
+        return lift(other)._larger(self)
 
     def __gt__(self, other):
-        return Matrix(self.a > lift(other).a)
+        return self._larger(other)
+
+    def _larger(self, other):
+        # JAX's convention for the larger of two: one half at a tie
+        b = self._comparable(other)
+        return Matrix(np.where(self.a > b, 1.0, np.where(self.a == b, 0.5, 0.0)))
 
     def __le__(self, other):
-        return Matrix(self.a <= lift(other).a)
+        return Matrix(self.a <= self._comparable(other))
 
     def __eq__(self, other):
-        return Matrix(self.a == lift(other).a)
+        return Matrix(self.a == self._comparable(other))
 
     __hash__ = None
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jacobians import gates
 from jacobians.gates import Gate
-from jacobians.testing import assert_vjp, gate_calls, numbers
+from jacobians.testing import assert_cotangents, gate_calls, numbers
 
 GATES = tuple(gates.catalogue.values())
 WITH_AXES = tuple(gate for gate in GATES if gate.group != "scalar")
@@ -58,7 +58,7 @@ EXTREME = {
 
 
 def cancelling(gate: Gate, inputs: tuple[Any, ...]) -> float:
-    """How large the values are that cancel inside a gate's VJP (see `assert_vjp`)."""
+    """How large the values are that cancel inside a gate's VJP (see `assert_cotangents`)."""
     eps = float(jnp.finfo(inputs[0].dtype).eps)
     if gate.name in ("softmax", "cross_entropy") and eps > 1e-4:
         return 1.0  # the differences of scores are rounded to a half precision
@@ -85,7 +85,7 @@ def test_vjp_is_the_transposed_jacobian_times_the_cotangent(gate: Gate, data: An
         )
     )
     floor = cancelling(gate, inputs)
-    assert_vjp(gate.forward, compiled_vjp(gate), cotangent, *inputs, floor=floor)
+    assert_cotangents(gate.forward, compiled_vjp(gate), cotangent, *inputs, floor=floor)
 
 
 @EVERY_GATE
@@ -103,7 +103,7 @@ def test_vjp_is_right_for_large_and_tiny_numbers(gate: Gate, data: Any) -> None:
         )
     )
     floor = cancelling(gate, inputs)
-    assert_vjp(gate.forward, compiled_vjp(gate), cotangent, *inputs, floor=floor)
+    assert_cotangents(gate.forward, compiled_vjp(gate), cotangent, *inputs, floor=floor)
 
 
 @pytest.mark.parametrize("gate", WITH_AXES, ids=lambda gate: gate.name)
@@ -114,7 +114,7 @@ def test_vjp_with_loop_axes_sums_over_those_that_were_broadcast(gate: Gate, data
         gate_calls(gate, max_side=2, max_loop_axes=1, elements=SMOOTH.get(gate.name))
     )
     floor = cancelling(gate, inputs)
-    assert_vjp(gate.forward, compiled_vjp(gate), cotangent, *inputs, floor=floor)
+    assert_cotangents(gate.forward, compiled_vjp(gate), cotangent, *inputs, floor=floor)
 
 
 @EVERY_GATE

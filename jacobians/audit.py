@@ -1,0 +1,500 @@
+"""Every hand-written derivative inside a function, checked on the values that it receives there.
+
+A model calls many custom rules, some of them deep inside `jit`, `scan` and `vmap`, and at shapes
+and values that no unit test thought of. `audit` runs the model once, keeps what each rule is
+called with, and gives these values to `check_vjp`.
+
+When a rule is called often, all its calls are first compared in one random direction, in float64,
+and those that differ most are then compared entry by entry.
+
+    >>> found = audit(model, params, x)
+    >>> bool(found), [(rule.name, rule.verdict) for rule in found.rules]
+    (False, [('rms_norm', 'right'), ('swiglu', 'wrong')])
+
+Rules of JAX itself, such as that of `jax.nn.relu`, are listed apart and checked only when asked.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobians import program
+from jacobians.capture import HELD, MOVING, RuleCall, Site, capture
+from jacobians.check import VJPCheck, WorstEntry, check_vjp
+from jacobians.errors import ArgumentError, WrongDerivativeError
+from jacobians.probe import Probe, prober
+
+# how many calls of a rule are compared entry by entry one by one, by default
+LIMIT = 2
+# above this roundoff a mistake is hard to tell from rounding
+COARSE = 1e-4
+# from this many places on where a rule is called, comparing them is not compiled as a whole
+MANY_SITES = 4
+
+RIGHT, KINKS, WRONG = "right", "right (kinks)", "wrong"
+DECLARED, UNCHECKED = "as declared", "not checked"
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedCall:
+    """One call of a rule, or several in one batch, compared entry by entry.
+
+    Attributes:
+        numbers: the calls' numbers among those of the rule, from 1.
+        where: the loop steps that a single call was in, or ''.
+        check: the verdict; of several calls it is that of `jax.vmap` over them.
+        forward: what is wrong with the value that the rule's forward pass returns, or None.
+    """
+
+    numbers: tuple[int, ...]
+    where: str
+    check: VJPCheck
+    forward: str | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.check) and self.forward is None
+
+
+@dataclass(frozen=True, eq=False)
+class RuleAudit:
+    """What was found about one rule at operands of one type.
+
+    Attributes:
+        name: the name of the function that has the rule.
+        kind: 'custom_vjp' or 'custom_jvp'.
+        source: file and line where the function was written, or None where JAX does not tell.
+        called_at: file and line of the calls, as far as JAX tells.
+        operands: the operands' types in short notation.
+        batched: whether it was seen by `jax.vmap`: then the batched call is what is checked.
+        library: whether it belongs to JAX itself.
+        calls: how often it was called, as far as was looked.
+        calls_exact: whether every call was looked at.
+        probed: how many calls were compared in one random direction.
+        checked: the calls compared entry by entry.
+        verdict: 'right', 'right (kinks)', 'wrong', 'as declared' or 'not checked'.
+        diagnosis: what the mistake is, or why it was not checked; None for a right rule.
+        declared: the reason that the caller gave for its being different, or None.
+        notes: sentences about what was compared.
+    """
+
+    name: str
+    kind: str
+    source: str | None
+    called_at: tuple[str, ...]
+    operands: tuple[str, ...]
+    batched: bool
+    library: bool
+    calls: int
+    calls_exact: bool
+    probed: int
+    checked: tuple[CheckedCall, ...]
+    verdict: str
+    diagnosis: str | None
+    declared: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def checks(self) -> tuple[VJPCheck, ...]:
+        """The verdicts of the calls compared entry by entry."""
+        return tuple(call.check for call in self.checked)
+
+    @property
+    def failing(self) -> CheckedCall | None:
+        """The first wrong call, or None."""
+        return next((call for call in self.checked if not call), None)
+
+    @property
+    def worst(self) -> WorstEntry | None:
+        """The worst entry of the first wrong call, or None where no entry is wrong."""
+        failing = self.failing
+        return None if failing is None or failing.check else failing.check.worst
+
+    @property
+    def compared(self) -> int:
+        """How many calls were compared entry by entry."""
+        return sum(len(call.numbers) for call in self.checked)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the rule was checked and is right, or differs as declared."""
+        return self.verdict in (RIGHT, KINKS, DECLARED)
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """The verdicts on all custom rules of a function. True when all are right.
+
+    A rule that could not be checked counts as not right; one of JAX itself that was not to be
+    checked does not count.
+
+    Attributes:
+        name: the function's name.
+        rules: one per rule and type of operands, in the order of their first call.
+        library: rules of JAX itself that were left out, as (name, number of calls).
+        notes: sentences about what was not looked at.
+    """
+
+    name: str
+    rules: tuple[RuleAudit, ...]
+    library: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return all(rule.ok for rule in self.rules)
+
+    def __str__(self) -> str:
+        from jacobians.report.audit_text import audit_text
+
+        return audit_text(self)
+
+    @property
+    def wrong(self) -> tuple[RuleAudit, ...]:
+        """The rules that are wrong."""
+        return tuple(rule for rule in self.rules if rule.verdict == WRONG)
+
+    @property
+    def unchecked(self) -> tuple[RuleAudit, ...]:
+        """The rules that could not be checked."""
+        return tuple(rule for rule in self.rules if rule.verdict == UNCHECKED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The audit as JSON-ready values."""
+        from jacobians.report.audit_text import audit_dict
+
+        return audit_dict(self)
+
+    def raise_if_wrong(self) -> None:
+        """Raises `WrongDerivativeError` with the report unless every rule is right."""
+        if not self:
+            raise WrongDerivativeError(str(self))
+
+
+def audit(
+    f: Callable[..., Any],
+    *args: Any,
+    limit: int = LIMIT,
+    library: bool = False,
+    expect: Mapping[str, str] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    progress: Progress | None = None,
+) -> Audit:
+    """Finds every custom derivative rule called in a function and checks it on what it receives.
+
+    Rules are found inside `jit`, `scan`, `while_loop`, `cond` (the branch taken), `vmap`,
+    `checkpoint` and the primal functions of other rules. Each is checked with respect to the
+    operands that matter: not to numbers written in the program, whose cotangents JAX drops.
+
+    Args:
+        f: a JAX function of positional arguments, such as a model or a loss. Not its gradient:
+            where JAX differentiates, it has replaced the rules already; a note then says so.
+        args: arrays, pytrees of arrays, Python scalars and other objects.
+        limit: how many calls of each rule are compared entry by entry, if no more of them differ:
+            all are compared in one random direction, and those that differ most are taken. Calls
+            that differ but turn out right, at kinks, do not count.
+        library: whether the rules of JAX itself, such as that of `jax.nn.relu`, are checked too.
+        expect: for rules that are meant to differ, such as straight-through estimators: the name
+            of the function and the reason.
+        rtol: relative tolerance for `check_vjp`, in place of the automatic one.
+        atol: absolute tolerance for `check_vjp`, in place of the automatic one.
+        progress: wraps the list of rules for a progress bar, as `tqdm.tqdm` does.
+
+    Returns:
+        The verdicts. A function without custom rules gives an audit without rules, which is true.
+
+    Raises:
+        ArgumentError: an argument is only a shape, `f` cannot be called with the arguments,
+            `limit` is less than 1, or `expect` names a rule that is not called.
+        Exception: whatever `f` raises.
+    """
+    if limit < 1:
+        raise ArgumentError(f"limit={limit}: at least one call of each rule has to be checked")
+    declared = dict(expect or {})
+    found = capture(f, args)
+    groups: dict[Any, list[Site]] = {}
+    others: dict[str, int] = {}
+    for site in found.sites:
+        if _of_jax(site) and not library and site.definition.name not in declared:
+            others[site.definition.name] = others.get(site.definition.name, 0) + site.seen
+        else:
+            key = site.definition, site.kind, site.types, program.is_batched_rule(site.equation)
+            groups.setdefault(key, []).append(site)
+    names = sorted({site.definition.name for sites in groups.values() for site in sites})
+    for name in declared:
+        if name not in names:
+            raise ArgumentError(
+                f"expect={{{name!r}: …}}: no custom rule of that name is called in {found.name}; "
+                f"there are: {', '.join(names) or 'none'}"
+            )
+    options = {"rtol": rtol, "atol": atol}
+    listed = list(groups.values())
+    rules = [
+        _audit_rule(sites, limit, declared.get(sites[0].definition.name), options)
+        for sites in (listed if progress is None else progress(listed))
+    ]
+    rules += [_unreached(name) for name in dict.fromkeys(found.unreached)]
+    return Audit(found.name, tuple(rules), tuple(others.items()), found.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Numbered:
+    """A call of a rule, with its number among all calls of the rule."""
+
+    site: Site
+    call: RuleCall
+    number: int
+
+
+def _audit_rule(
+    sites: Sequence[Site], limit: int, declared: str | None, options: Mapping[str, Any]
+) -> RuleAudit:
+    """The verdict on one rule at operands of one type."""
+    calls, before = [], 0
+    for site in sites:
+        calls += [_Numbered(site, call, before + call.number) for call in site.kept]
+        before += site.seen
+    roles = [max(pair) for pair in zip(*(site.roles for site in sites), strict=True)]
+    probes: dict[int, Probe] = {}
+    notes: list[str] = []
+    # the operations of many sites are the same: compiling each operation once is then cheaper
+    compiled = len(sites) < MANY_SITES
+    try:
+        probers = {site: prober(site, compiled) for site in sites}
+        for position, one in enumerate(calls):
+            probes[position] = probers[one.site](one.call)
+    except Exception as error:
+        probes = {}
+        notes.append(f"calls could not be compared in a random direction ({_first_line(error)})")
+    chosen, note = _selected(sites[0], roles, probes)
+    notes += note
+    differences = {k: probe.difference(chosen) for k, probe in probes.items()}
+    order = _order(len(calls), differences, limit)
+    suspects = [k for k in order if differences.get(k, 0.0) > 1]
+    checked: list[CheckedCall] = []
+    failure = _complex_operands(sites[0])
+    try:
+        for position in order[:limit] if failure is None else ():
+            one = calls[position]
+            check = _checked(one.site.function(), one.site, one.call.values, chosen, options)
+            forward = probes[position].forward if position in probes else None
+            if any(p.kind == "primal" for p in check.problems):
+                forward = None
+            checked.append(CheckedCall((one.number,), one.call.where, check, forward))
+        if all(checked):
+            # they differ at kinks or not at all; those left may differ elsewhere
+            rest = [calls[k] for k in suspects[limit:]]
+            checked += _together(rest, chosen, options)
+    except Exception as error:
+        failure = _first_line(error)
+    if failure is None and sites[0].in_float64 is None and sites[0].eps > COARSE and all(checked):
+        failure = (
+            f"it cannot be evaluated in float64, and with a rounding of {sites[0].eps:.2g} in its "
+            "own precision no mistake was seen: check it in float32"
+        )
+    compared = sum(len(call.numbers) for call in checked)
+    if compared < len(calls) and failure is None:
+        notes.append(
+            f"{compared} of {len(calls)} calls were compared entry by entry: those that differ "
+            "most when all are compared in one random direction"
+            if probes
+            else f"{compared} of {len(calls)} calls were compared, evenly spread"
+        )
+    verdict, diagnosis = _verdict(checked, failure, declared)
+    if sites[0].in_float64 is not None and not sites[0].retraced and sites[0].eps > COARSE:
+        notes.append(
+            f"it converts to a type with a rounding of {sites[0].eps:.2g}; it was evaluated in "
+            "float64 without these conversions, and differences of up to 16 roundings are put "
+            "down to numbers that the program writes in that type"
+        )
+    batched = program.is_batched_rule(sites[0].equation)
+    if batched:
+        notes.append("called under vmap: the batched call was checked, batch axes and all")
+    definition = sites[0].definition
+    return RuleAudit(
+        definition.name, sites[0].kind, _place(definition.file, definition.line),
+        _callers(sites), sites[0].types, batched, _of_jax(sites[0]), sum(s.seen for s in sites),
+        not any(s.unseen for s in sites), len(probes), tuple(checked), verdict, diagnosis,
+        declared, tuple(notes),
+    )  # fmt: skip
+
+
+def _checked(
+    function: Callable[..., Any],
+    site: Site,
+    values: Sequence[Any],
+    chosen: Sequence[int],
+    options: Mapping[str, Any],
+) -> VJPCheck:
+    """The verdict of `check_vjp` on a rule at values of its operands."""
+    check = check_vjp(function, *values, argnums=chosen, **options)
+    given = any(value is not None for value in options.values())
+    if check or given or check.problems or site.retraced or site.eps < COARSE:
+        return check
+    # 0.1 is 0.1001 in bfloat16, and three times that is not 0.3 in bfloat16
+    worst = check.worst
+    scale = 0.0 if worst is None else max(abs(worst.expected), abs(worst.actual))
+    return check_vjp(function, *values, argnums=chosen, rtol=16 * site.eps, atol=site.eps * scale)
+
+
+def _together(
+    calls: Sequence[_Numbered], chosen: Sequence[int], options: Mapping[str, Any]
+) -> list[CheckedCall]:
+    """Calls compared entry by entry, all those of one place of the program in one batch."""
+    checked = []
+    for site in dict.fromkeys(one.site for one in calls):
+        mine = [one for one in calls if one.site is site]
+        stacked = [
+            jnp.stack([jnp.asarray(x) for x in values])
+            for values in zip(*(one.call.values for one in mine), strict=True)
+        ]
+        single = site.function()
+        batched = jax.vmap(single)
+        batched.__signature__ = single.__signature__  # type: ignore[attr-defined]
+        check = _checked(batched, site, stacked, chosen, options)
+        checked.append(CheckedCall(tuple(one.number for one in mine), "", check))
+    return checked
+
+
+def _complex_operands(site: Site) -> str | None:
+    """Why a rule of complex operands is not checked, or None."""
+    for name, variable, text in zip(
+        site.operand_names(), site.equation.invars, site.types, strict=True
+    ):
+        if jnp.issubdtype(program.dtype_of(variable), jnp.complexfloating):
+            return (
+                f"its operand {name} is complex ({text}), which is not checked: write the rule for "
+                "real and imaginary parts, or test it with jax.test_util.check_grads"
+            )
+    return None
+
+
+def _verdict(
+    checked: Sequence[CheckedCall], failure: str | None, declared: str | None
+) -> tuple[str, str | None]:
+    """The verdict and the diagnosis of a rule."""
+    failing = next((call for call in checked if not call), None)
+    if declared is not None and (failing is not None or failure is not None):
+        return DECLARED, f"differs as declared: {declared}"
+    if failing is not None:
+        return WRONG, diagnosis_of(failing)
+    if failure is not None or not checked:
+        return UNCHECKED, failure or "it was not called"
+    kinks = any(block.kinks for call in checked for block in call.check.blocks)
+    return (KINKS if kinks else RIGHT), None
+
+
+def diagnosis_of(call: CheckedCall) -> str:
+    """What is wrong with a call, in sentences: the diagnoses, or else the problems and counts."""
+    check = call.check
+    parts = [d.message for d in check.diagnoses]
+    if call.forward is not None:
+        parts.append(call.forward)
+    parts += [problem.message for problem in check.problems]
+    if not parts:
+        parts = [
+            f"{block.wrong} of {block.entries} entries of ∂{block.output}/∂{block.input} are wrong"
+            for block in check.blocks
+            if not block.ok
+        ]
+    return "; ".join(dict.fromkeys(parts))
+
+
+def _order(count: int, differences: Mapping[int, float], limit: int) -> list[int]:
+    """Positions of the calls in the order in which they are compared."""
+    if differences:
+        return sorted(differences, key=lambda k: (-differences[k], k))
+    spread = np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int))
+    return [int(k) for k in spread]
+
+
+def _selected(
+    site: Site, roles: Sequence[int], probes: Mapping[int, Probe]
+) -> tuple[tuple[int, ...], list[str]]:
+    """The operands to check the derivative for, and notes on those left out."""
+    floats = [
+        k
+        for k, v in enumerate(site.equation.invars)
+        if jnp.issubdtype(program.dtype_of(v), jnp.floating)
+    ]
+    names = site.operand_names()
+    silent = frozenset[int]()
+    if probes:
+        silent = frozenset.intersection(*(probe.silent for probe in probes.values()))
+    fixed = [k for k in floats if roles[k] not in (HELD, MOVING)]
+    unused = [
+        k
+        for k in floats
+        if roles[k] == HELD
+        and k in silent
+        and any(probe.differences[k] > 0 for probe in probes.values())
+    ]
+    chosen = tuple(k for k in floats if k not in fixed and k not in unused)
+    if not chosen:
+        # then none matters to the function: all are checked
+        return tuple(floats), []
+    notes = []
+    if fixed:
+        listed = ", ".join(names[k] for k in fixed)
+        notes.append(f"not checked for {listed}: a number written in the program")
+    if unused:
+        listed = ", ".join(names[k] for k in unused)
+        notes.append(
+            f"not checked for {listed}: an array that the function closes over or makes itself, "
+            "for which the rule gives no derivative; make it an argument to have it checked"
+        )
+    return chosen, notes
+
+
+def _unreached(operation: str) -> RuleAudit:
+    return RuleAudit(
+        f"a rule inside {operation}", "custom rule", None, (), (), False, False, 0, False, 0, (),
+        UNCHECKED,
+        f"the operation {operation} cannot be entered: give its function to check_vjp by itself",
+        None, (),
+    )  # fmt: skip
+
+
+def _of_jax(site: Site) -> bool:
+    """Whether a rule's function was written in JAX's own package."""
+    file = site.definition.file
+    return file is not None and os.path.abspath(file).startswith(_JAX + os.sep)
+
+
+_JAX = os.path.dirname(os.path.abspath(jax.__file__))
+_OURS = os.path.dirname(os.path.abspath(__file__))
+
+
+def _callers(sites: Sequence[Site]) -> tuple[str, ...]:
+    """The lines that call a rule: the innermost frames that belong to neither JAX nor us."""
+    found = []
+    for site in sites:
+        for file, line, _ in program.call_stack(site.equation):
+            if not os.path.abspath(file).startswith((_JAX + os.sep, _OURS + os.sep)):
+                found.append(_place(file, line))
+                break
+    return tuple(dict.fromkeys(place for place in found if place is not None))
+
+
+def _place(file: str | None, line: int | None) -> str | None:
+    """A file and line: the file relative to the working directory or to its package's place."""
+    if file is None:
+        return None
+    path = os.path.abspath(file)
+    here = os.getcwd() + os.sep
+    if path.startswith(here):
+        path = path[len(here) :]
+    elif f"{os.sep}site-packages{os.sep}" in path:
+        path = path.split(f"{os.sep}site-packages{os.sep}")[-1]
+    return path if line is None else f"{path}:{line}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
