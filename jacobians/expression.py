@@ -162,7 +162,9 @@ class Names:
             flipped = tuple(params["permutation"]) == (1, 0)
             return f"{group(parts[0])}ᵀ" if flipped else f"transpose({parts[0]})"
         if node.op == "slice":
-            return f"{group(parts[0])}[{_slices(params, self.tape.values[node.inputs[0]].shape)}]"
+            return (
+                f"{group(parts[0])}[{slice_text(params, self.tape.values[node.inputs[0]].shape)}]"
+            )
         if node.op == "select_n" and len(parts) == 3:
             return f"where({parts[0]}, {parts[2]}, {parts[1]})"
         if node.op.startswith("cum"):
@@ -223,7 +225,7 @@ def _axes(axes: Sequence[int], rank: int) -> str:
     return f", axis={axes[0]}" if len(axes) == 1 else f", axis={tuple(axes)}"
 
 
-def _slices(params: Any, shape: Sequence[int]) -> str:
+def slice_text(params: Any, shape: Sequence[int]) -> str:
     """The parameters of a slice as Python writes them: `1:, ::2`."""
     texts = []
     strides = params["strides"] or (1,) * len(shape)

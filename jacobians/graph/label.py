@@ -9,7 +9,7 @@ from typing import Any
 
 from jacobians import program
 from jacobians.derive.elementwise import superscript
-from jacobians.expression import CALLS, group
+from jacobians.expression import CALLS, group, slice_text
 from jacobians.graph.build import Step
 
 INFIX = {"add": " + ", "add_any": " + ", "sub": " − ", "div": "/", "mul": "·"}
@@ -60,6 +60,10 @@ def operation_text(step: Step, names: Sequence[str], shapes: Sequence[tuple[int,
     if op in ("reduce_sum", "reduce_max", "reduce_min"):
         axes = program.parameters(step.equation)["axes"]
         return _reduction(SHORT[op], names[0], axes, len(shapes[0]))
+    if op == "slice":
+        return f"{group(names[0])}[{slice_text(program.parameters(step.equation), shapes[0])}]"
+    if op == "transpose" and tuple(program.parameters(step.equation)["permutation"]) == (1, 0):
+        return group(names[0]) + "ᵀ"
     if op == "select_n" and len(names) == 3:
         return f"where({names[0]}, {names[2]}, {names[1]})"
     if op in ("max", "min"):

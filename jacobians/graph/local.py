@@ -89,7 +89,11 @@ def local_gradients(
         derivation = derive_call(call)
     except Exception as error:
         # a node that the derivation cannot read keeps its numbers; the reader is told
-        problem = f"not derived: {type(error).__name__}"
+        problem = (
+            "not derived: its rule is not linear in the upstream gradient"
+            if by_rule and isinstance(error, NotImplementedError)
+            else f"not derived: {type(error).__name__}"
+        )
         return tuple(
             _numbers(step, inputs, outputs, LocalGradient(
                 outputs[o].name, inputs[k].name, k,

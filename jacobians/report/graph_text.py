@@ -363,7 +363,8 @@ def _same_number(formula: str, told: str) -> bool:
 
 
 def _short(x: float) -> str:
-    return f"{x:.3g}".replace("-", "−")
+    text = f"{x:.3g}"
+    return "0" if text == "-0" else text.replace("-", "−")
 
 
 def is_plain(value: Any) -> bool:
