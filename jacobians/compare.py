@@ -243,20 +243,16 @@ class Entries:
             groups = [np.unique(columns[colour == c]) for c in chosen]
             samples = kinks.one_sided(oracle.plain, values, number, groups, *width, differences)
             for place, c in enumerate(chosen):
-                for entry in np.flatnonzero(colour == c):
-                    row, column = int(self.rows[off[entry]]), int(columns[entry])
-                    slope = samples.rises[self.place][place, row] / (
-                        2 * samples.slope_steps[column]
-                    )
-                    found = kinks.judge(
-                        float(actual[off[entry]]),
-                        samples.derivatives[self.place][place, :, row],
-                        float(slope),
-                        float(self.expected[off[entry]]),
-                        float(tolerance[off[entry]]),
-                    )
-                    wrong[entry], kink[entry] = found[:2]
-                    distance[entry] = found[2] if np.isfinite(found[2]) else distance[entry]
+                mine = np.flatnonzero(colour == c)
+                entries, row = off[mine], self.rows[off[mine]]
+                wrong[mine], kink[mine], distance[mine] = kinks.judge(
+                    actual[entries],
+                    samples.derivatives[self.place][place][:, row],
+                    samples.rises[self.place][place, row]
+                    / (2 * samples.slope_steps[columns[mine]]),
+                    self.expected[entries],
+                    tolerance[entries],
+                )
             spent += cost * len(chosen)
             if spent > KINK_BUDGET and wrong[np.isin(colour, order[:start])].any():
                 break

@@ -6,7 +6,7 @@ function, however strongly curved, changes over every step. Only at a kink may a
 between the samples.
 
     >>> samples = one_sided(oracle, leaf=0, groups=[np.array([3])], width=1e-7)
-    >>> judge(value, samples.derivatives[0][:, 0], expected, tolerance)
+    >>> judge(values, samples.derivatives[0][0], slopes, expected, tolerance)
 """
 
 from collections.abc import Callable, Sequence
@@ -124,45 +124,48 @@ def one_sided(
     )
 
 
-def is_kink(samples: Array) -> bool:
-    """Whether derivatives along a line jump, rather than bend.
+def is_kink(samples: Array) -> NDArray[np.bool_]:
+    """Whether derivatives along lines jump, rather than bend.
 
     Args:
-        samples: derivatives at `OFFSETS`, finite.
+        samples: derivatives at `OFFSETS` along the first axis, finite.
     """
-    jumps = np.abs(np.diff(samples))
-    total = float(jumps.sum())
-    if total <= 1e-4 * float(np.abs(samples).max(initial=0.0)):
-        return False
-    return int(np.count_nonzero(jumps > 0.02 * total)) <= FEW
+    jumps = np.abs(np.diff(samples, axis=0))
+    total = jumps.sum(axis=0)
+    changes = total > 1e-4 * np.abs(samples).max(axis=0)
+    return np.asarray(changes & ((jumps > 0.02 * total).sum(axis=0) <= FEW))
 
 
 def judge(
-    value: float, samples: Array, slope: float, expected: float, tolerance: float
-) -> tuple[bool, bool, float]:
-    """Whether a value that differs from the derivative is wrong.
+    values: Array, samples: Array, slopes: Array, expected: Array, tolerance: Array
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Array]:
+    """Which values that differ from the derivative are wrong.
 
     Args:
-        value: what the rule says.
-        samples: derivatives of the program at `OFFSETS` along the coordinate.
-        slope: the central difference quotient of the function.
-        expected: JAX's derivative of the program at the point.
+        values: what the rule says, by entry.
+        samples: derivatives of the program at `OFFSETS` along the coordinate, by offset and entry.
+        slopes: the central difference quotients of the function.
+        expected: JAX's derivatives of the program at the point.
         tolerance: what rounding may explain.
 
     Returns:
-        Whether it is wrong, whether there is a kink, and the distance to the nearest right value.
+        Which are wrong, which are at a kink, and the distances to the nearest right value.
     """
-    if not np.isfinite(value):
-        return True, False, np.inf
-    if np.isfinite(samples).all():
-        low, high = float(samples.min()), float(samples.max())
-        kink = is_kink(samples)
-        if kink or not np.isfinite(expected):
-            gap = max(0.0, low - value, value - high)
-            return gap > tolerance + 1e-5 * max(abs(low), abs(high)), kink, gap
-        return True, False, abs(value - expected)
-    if not np.isfinite(expected) and np.isfinite(slope):
-        # JAX's own derivative is not finite here: the function's values decide
-        gap = abs(value - slope)
-        return gap > 1e-4 * max(abs(slope), abs(value), 1e-6), False, gap
-    return True, False, np.inf
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(samples).all(axis=0)
+        low, high = samples.min(axis=0), samples.max(axis=0)
+        kink = finite & is_kink(np.where(finite, samples, 0.0))
+        between = kink | (finite & ~np.isfinite(expected))
+        gap = np.maximum(0.0, np.maximum(low - values, values - high))
+        distance = np.where(between, gap, np.abs(values - expected))
+        size = np.maximum(np.abs(low), np.abs(high))
+        right = between & (gap <= tolerance + 1e-5 * size)
+        # where JAX's own derivative is not finite the function's values decide
+        by_values = ~finite & ~np.isfinite(expected) & np.isfinite(slopes)
+        off = np.abs(values - slopes)
+        scale = np.maximum(np.maximum(np.abs(slopes), np.abs(values)), 1e-6)
+        right |= by_values & (off <= 1e-4 * scale)
+        distance = np.where(by_values, off, distance)
+    wrong = ~right | ~np.isfinite(values)
+    distance = np.where(np.isfinite(distance) & np.isfinite(values), distance, np.inf)
+    return wrong, kink & np.isfinite(values), distance

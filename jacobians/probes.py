@@ -141,8 +141,7 @@ def _judged(
         beside = samples.derivatives[place][0]
         if not np.isfinite(beside).all():
             continue
-        jumps = np.array([kinks.is_kink(beside[:, r]) for r in range(beside.shape[1])])
-        if not jumps.any():
+        if not kinks.is_kink(beside).any():
             continue
         low, high = beside.min(axis=0), beside.max(axis=0)
         fits = True

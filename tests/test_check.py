@@ -365,7 +365,6 @@ def test_a_dictionary_is_made_of_it():
             lambda: check_vjp(scaled, jax.ShapeDtypeStruct((2,), jnp.float32)),
             "a check needs values",
         ),
-        (lambda: check_vjp(scaled, jnp.ones(2, jnp.complex64)), "is complex"),
     ],
 )
 def test_what_cannot_be_checked_is_refused_in_a_sentence(call, says):
