@@ -11,6 +11,7 @@ leave nothing of the discrepancy unexplained; how much they explain is their `fi
 | transposed, flipped, shifted, swapped | axes, order, indices, cotangents of two arguments |
 | mask-inverted, mask-missing, mask-source, boundary | masks: of wrong sense, source, or ≥ for > |
 | stale-residual, local-derivative | another value where an operation is linearised |
+| passed-through | the upstream cotangent itself, without a local derivative |
 | conjugate | the conjugate of a complex cotangent |
 | region | wrong only in a part that can be described: negative inputs, the last block |
 | low-precision | right, but rounded to fewer bits |

@@ -232,6 +232,24 @@ def _kept_one(case: Case, pairs: Any, rank: int, fit: Any) -> Iterator[Diagnosis
                 return
 
 
+def passed_through(case: Case) -> Iterator[Diagnosis]:
+    """The upstream cotangent itself."""
+    for place, (entries, _) in enumerate(case.parts):
+        out = case.call.outputs[entries.output]
+        if len(case.parts) > 1 or out.shape != case.input.shape:
+            return
+        actual = case.actual
+        if np.array_equal(actual, (case.rows == case.columns).astype(float)):
+            yield Diagnosis(
+                "passed-through",
+                f"the cotangent of {case.name} is the upstream cotangent, unchanged: multiply it by "
+                "the local derivative; if that is meant (a straight-through estimator), say so: "
+                'expect="straight-through: <why>"',
+                1.0, (case.name,),
+            )  # fmt: skip
+        del place
+
+
 def conjugated(case: Case, others: Sequence[Case]) -> Iterator[Diagnosis]:
     """A missing or superfluous conjugation of a complex cotangent."""
     base, _, part = case.name.rpartition(".")

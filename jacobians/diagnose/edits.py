@@ -123,6 +123,7 @@ class Edited:
         small: whether values are small enough to keep others to exchange them for.
         edges: the edges, found as the program is traced.
         choices: the choices.
+        recorded: the values that the program computes outside loops.
     """
 
     inner: Program
@@ -130,6 +131,7 @@ class Edited:
     small: bool = True
     edges: list[Edge] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
+    recorded: list[Candidate] = field(default_factory=list)
     _edge_keys: dict[Any, int] = field(default_factory=dict)
     _choice_keys: dict[Any, int] = field(default_factory=dict)
 
@@ -274,8 +276,17 @@ class _Walk:
                 arrays = [np.asarray(v) for v in [value, *values]]
                 self.edited.choices.append(Choice(place, [Option("", ""), *options], arrays))
         if key in keys and keys[key] in self.switches.arrays:
-            return self.switches.arrays[keys[key]]
+            moved = self.switches.chosen[keys[key]] > 0
+            return jnp.where(moved, self.switches.arrays[keys[key]], value)
         return value
+
+    def stand_in(self, key: Any, place: Place, value: Any, own: Candidate | None,
+                 candidates: list[Candidate]) -> Any:  # fmt: skip
+        """A value with its tangent, or another in its place, for all that is computed from it."""
+        if not self.edited.small or self.looped or not _is_float(value):
+            return value
+        found = lambda: _stand_ins(hold(value), own, candidates)  # noqa: E731
+        return self.put((*key, "value"), place, hold(value), found) + carrier(value)
 
     def frame(
         self,
@@ -298,6 +309,14 @@ class _Walk:
         needed = self.edited.small and (self.looped or self.switches.recording)
         plain = self._plain_values(inner, values, names) if needed else {}
         candidates = [*plain.values(), *outer]
+        if self.switches.recording and not self.looped:
+            self.edited.recorded += plain.values()
+        if not path:
+            whole = Place("the inputs", "", "", "", 0)
+            for k, v in enumerate(inner.inputs):
+                environment[v] = self.stand_in(
+                    ("input", k), whole, environment[v], plain.get(v), candidates
+                )
         edge_of: dict[Any, int] = {}
 
         def read(atom: Any) -> Any:
@@ -310,6 +329,11 @@ class _Walk:
             results, active_out, edge = self._equation(
                 equation, operands, here, key, candidates, plain, uses, edge_of
             )
+            if len(results) == 1 and active_out[0] and equation.outvars[0] not in inner.outputs:
+                own = plain.get(equation.outvars[0])
+                results = [
+                    self.stand_in(key, place_of(equation), results[0], own, candidates)
+                ]
             environment.update(zip(equation.outvars, results, strict=True))
             moving.update(v for v, a in zip(equation.outvars, active_out, strict=True) if a)
             if edge is not None and len(equation.outvars) == 1:
@@ -446,9 +470,10 @@ class _Walk:
             options = [Option(kind, text) for kind, text, _ in made]
             self.put(number, place, right, lambda: (options, [m for _, _, m in made]))
             return tangent
-        keys = self.edited._choice_keys
-        if keys.get(number) in self.switches.arrays:
-            return self.switches.arrays[keys[number]] * moving
+        choice = self.edited._choice_keys.get(number)
+        if choice in self.switches.arrays:
+            moved = self.switches.chosen[choice] > 0
+            return jnp.where(moved, self.switches.arrays[choice] * moving, tangent)
         return tangent
 
     def _exchanged(
@@ -579,6 +604,13 @@ def _tangents(equation: Any, linearised: list[Any], k: int, value: Any) -> list[
     # the value of the switch, with the tangent of the operand
     mover = hold(linearised[k]) + carrier(value).astype(linearised[k].dtype)
     given = [mover if j == k else v for j, v in enumerate(linearised)]
+    if equation.primitive.name == "custom_linear_solve":
+        # its JVP rule asks for tangents of all operands, be they 0
+        nothing = 0.0 * jnp.sum(carrier(value))
+        given = [
+            v if j == k or not _is_float(v) else v + nothing.astype(v.dtype)
+            for j, v in enumerate(given)
+        ]
     return [
         carrier(r) if _is_float(r) else r for r in program.evaluate(equation, given)
     ]
@@ -650,6 +682,26 @@ def _replacements(
             if name == "mul":
                 add("factor", f"it is divided by {what} where it has to be multiplied, in {{place}}",
                     1 / value)  # fmt: skip
+    return options, values
+
+
+def _stand_ins(
+    value: Any, own: Candidate | None, candidates: list[Candidate]
+) -> tuple[list[Option], list[Any]]:
+    """Values that may have been computed with in an operand's place throughout."""
+    what = own.name if own is not None else "an operand"
+    options = [Option("factor", f"{what} counts as 1: a factor {what} is missing")]
+    values = [jnp.ones_like(value)]
+    for c in _fitting(value, own, candidates, None)[:MAX_VALUES]:
+        text = f"{c.name} is used where {what} belongs: look at which value fwd saves"
+        options.append(Option("stale-residual", text))
+        values.append(jnp.asarray(c.value).astype(value.dtype))
+    shape = np.shape(value)
+    if 2 <= len(shape) <= 4:
+        for axes in itertools.permutations(range(len(shape))):
+            if axes != tuple(range(len(shape))) and tuple(shape[a] for a in axes) == shape:
+                options.append(Option("transposed", f"{what} is transposed where it is used"))
+                values.append(jnp.transpose(value, axes))
     return options, values
 
 

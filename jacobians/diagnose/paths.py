@@ -291,6 +291,43 @@ def _of_pair(case: Case, one: Place, a: float, two: Place, b: float, fit: float)
     return Diagnosis(kinds[a], text, fit, (case.name,))
 
 
+def scaled(case: Case, programs: Programs) -> list[Diagnosis]:
+    """The right cotangent times, or divided by, a value that the program computes."""
+    found = []
+    x = case.name
+    outputs = {case.call.outputs[e.output].shape for e, _ in case.parts}
+    targets = [(case.input.shape, case.columns)]
+    if len(outputs) == 1 and len(case.parts) == 1:
+        targets.append((outputs.pop(), case.rows))
+    seen: set[bytes] = set()
+    for candidate in programs.edited.recorded:
+        value = np.asarray(candidate.value)
+        if value.dtype.kind != "f" or value.size < 2 or value.tobytes() in seen:
+            continue
+        seen.add(value.tobytes())
+        for shape, places in targets:
+            for more in range(len(shape) - value.ndim + 1):
+                try:
+                    spread = np.broadcast_to(value.reshape(value.shape + (1,) * more), shape)
+                except ValueError:
+                    continue
+                by = spread.ravel()[places]
+                for power, text in (
+                    (1, "multiplied by {v} once too often, or a division by it is missing"),
+                    (-1, "divided by {v} once too often, or a factor of it is missing"),
+                    (2, "multiplied by {v} squared once too often, or a division by it is missing"),
+                    (-2, "divided by {v} squared once too often, or a factor of it is missing"),
+                ):
+                    with np.errstate(all="ignore"):
+                        fit = case.fit(case.expected * by**power)
+                    if case.explains(fit):
+                        words = text.replace("{v}", candidate.name)
+                        found.append(
+                            Diagnosis("factor", f"the cotangent of {x} is {words}", fit, (x,))
+                        )
+    return found[:1]
+
+
 def lengths(case: Case) -> list[tuple[int, str]]:
     """Lengths of axes and sizes that a wrong factor may come from, with what they are."""
     found: dict[int, str] = {}

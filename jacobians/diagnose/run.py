@@ -6,7 +6,7 @@ from jacobians.arguments import Call
 from jacobians.compare import Compared, Comparison
 from jacobians.diagnose import blocks
 from jacobians.diagnose.case import Case, Diagnosis, cases
-from jacobians.diagnose.paths import Programs, explained
+from jacobians.diagnose.paths import Programs, explained, scaled
 from jacobians.diagnose.regions import regions
 from jacobians.oracle import Oracle
 from jacobians.rule import Rule, first_line
@@ -62,9 +62,9 @@ def _of_input(
 ) -> list[Diagnosis]:
     found = list(blocks.at_kinks(case))
     if not found:
-        found = list(blocks.simple(case))
-    if not found:
         found = list(blocks.conjugated(case, everything))
+    if not found:
+        found = list(blocks.simple(case))
     if not found:
         found = list(blocks.swapped(case, everything))
     if not found:
@@ -76,11 +76,11 @@ def _of_input(
         try:
             if not programs:
                 programs.append(_programs(case.call, oracle))
-            found = explained(case, programs[0])
+            found = explained(case, programs[0]) or scaled(case, programs[0])
         except Exception as error:
             # an operation that cannot be edited must not hide the verdict
             trouble = f" (the program could not be taken apart: {first_line(error)})"
-    found = found[:PER_INPUT]
+    found = found[:PER_INPUT] + list(blocks.passed_through(case))
     if not found or found[0].kind not in ("sign", "zero", "factor", "swapped", "transposed"):
         found += list(regions(case))
     return found or [_nothing(case, trouble)]
