@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from jacobians import dense
 from jacobians.arguments import Call, bind, function_name, short_type
 from jacobians.compare import (
-    DOUBLE,
     Compared,
     Comparison,
     Entries,
@@ -265,9 +264,7 @@ def check_vjp(
     else:
         problems += [Problem(kind, message) for kind, message in made.problems]
         results = [e.compared(oracle, made.sides, rtol, atol) for e in made.blocks]
-        blocks = tuple(
-            _block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True)
-        )
+        blocks = tuple(_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True))
         _note_single_precision(made, results, notes)
     diagnoses = diagnose(
         call, rule, oracle, made, results, [(p.kind, p.message, p.inputs) for p in problems]
@@ -386,9 +383,7 @@ def _symbolic_problems(call: Call, rule: Rule) -> list[Problem]:
     return problems
 
 
-def _note_single_precision(
-    made: Compared, results: Sequence[Comparison], notes: list[str]
-) -> None:
+def _note_single_precision(made: Compared, results: Sequence[Comparison], notes: list[str]) -> None:
     """Says where the rule is right but loses digits in the inputs' own precision."""
     worst = 0.0
     for found, result in zip(made.blocks, results, strict=True):
@@ -478,9 +473,7 @@ def _nonlinear_jvp(call: Call, rule: Rule) -> bool:
     function = call.flat(call.selected, rule.custom)
     chosen = tuple(jnp.asarray(call.inputs[k].value) for k in call.selected)
     generator = np.random.default_rng(0)
-    a, b = (
-        [jnp.asarray(generator.normal(size=x.shape), x.dtype) for x in chosen] for _ in "ab"
-    )
+    a, b = ([jnp.asarray(generator.normal(size=x.shape), x.dtype) for x in chosen] for _ in "ab")
     try:
         made = [
             np.concatenate([

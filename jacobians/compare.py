@@ -25,7 +25,6 @@ from jacobians.algebra import entries as listing
 from jacobians.arguments import Call
 from jacobians.derive.call import derive_call
 from jacobians.derive.walk import derive
-from jacobians.errors import ArgumentError
 from jacobians.oracle import NUDGE, Oracle
 from jacobians.rule import Rule
 from jacobians.strip import run
@@ -199,7 +198,9 @@ class Entries:
         wrong, kink = np.zeros(len(error), bool), np.zeros(len(error), bool)
         if len(off):
             width = (1e-7, 1e-13) if eps < 1e-12 else (1e-6, 1e-6)
-            wrong[off], kink[off], error[off] = self._settle(off, actual, soft, oracle, sides, width)
+            wrong[off], kink[off], error[off] = self._settle(
+                off, actual, soft, oracle, sides, width
+            )
         if given is None and 1e-12 < eps < 1e-4 and wrong.any():
             noise = NOISE * sides.noise[self.inside]
             if not confirmed:
@@ -292,9 +293,7 @@ class Sides:
         if not self.compressed:
             return None
         if leaf not in self._colours:
-            before = sum(
-                self.call.inputs[k].size for k in self.call.selected if k < leaf
-            )
+            before = sum(self.call.inputs[k].size for k in self.call.selected if k < leaf)
             size = self.call.inputs[leaf].size
             mine = (self.columns >= before) & (self.columns < before + size)
             rows, columns = self.rows[mine], self.columns[mine] - before
@@ -323,9 +322,7 @@ class Sides:
         if not made:
             # tied to its own precision: larger errors than those of rounding, scaled back
             base = self.mine(values)
-            made = [
-                (self.rounded(values, LOUD * eps, seed) - base) / LOUD for seed in range(SEEDS)
-            ]
+            made = [(self.rounded(values, LOUD * eps, seed) - base) / LOUD for seed in range(SEEDS)]
         return np.asarray(np.max(np.abs(np.nan_to_num(made)), axis=0))
 
 
@@ -461,9 +458,7 @@ def _sides(
     def rounded(values: Sequence[Any], size: float, seed: int) -> Array:
         return implied_jacobian(call, rounding(call, rule, size, seed), m, n)(values).ravel()
 
-    return Sides(
-        call, rows, columns, whole, lambda values: implied(values).ravel(), rounded, False
-    )
+    return Sides(call, rows, columns, whole, lambda values: implied(values).ravel(), rounded, False)
 
 
 def _has_reverse(oracle: Oracle) -> bool:
@@ -481,9 +476,7 @@ def _has_reverse(oracle: Oracle) -> bool:
 Pull = Callable[[Sequence[Any], Sequence[Any]], tuple[Any, ...]]
 
 
-def implied_jacobian(
-    call: Call, pull: Pull, m: int, n: int
-) -> Callable[[Sequence[Any]], Array]:
+def implied_jacobian(call: Call, pull: Pull, m: int, n: int) -> Callable[[Sequence[Any]], Array]:
     """The Jacobian that a rule implies, row by row, as a function of the inputs' values."""
     chunk = max(1, min(m, CHUNK // max(1, m + n)))
     state: dict[str, bool] = {}

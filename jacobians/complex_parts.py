@@ -73,9 +73,7 @@ def in_real_parts(
         result = rule.pull(given, *joined(parts))
         if rule.kind == "vjp=" and len(parts) == 1 and not isinstance(result, (tuple, list)):
             result = (result,)
-        return tuple(
-            _split_cotangents(c, part) for c, part in zip(result, parts, strict=True)
-        )
+        return tuple(_split_cotangents(c, part) for c, part in zip(result, parts, strict=True))
 
     forward = rule.forward
     return (
@@ -128,7 +126,9 @@ def _split_cotangents(cotangent: Any, parts: Any) -> Any:
         if not _is_parts(place) or piece is None:
             made.append(Parts(None, None) if _is_parts(place) else piece)
         elif not _is_complex(piece):
-            raise TypeError(f"the cotangent of a complex argument is {piece.dtype}; make it complex")
+            raise TypeError(
+                f"the cotangent of a complex argument is {piece.dtype}; make it complex"
+            )
         else:
             made.append(Parts(jnp.real(piece), -jnp.imag(piece)))
     return jax.tree.unflatten(tree, made)

@@ -113,9 +113,7 @@ def one_sided(
             derivatives.append(
                 [np.stack([np.asarray(m[k]).reshape(-1) for m in made]) for k in range(len(high))]
             )
-            rises.append(
-                [np.asarray(a - b).reshape(-1) for a, b in zip(high, low, strict=True)]
-            )
+            rises.append([np.asarray(a - b).reshape(-1) for a, b in zip(high, low, strict=True)])
     outputs = range(len(derivatives[0])) if derivatives else range(0)
     return Samples(
         [np.stack([d[k] for d in derivatives]) for k in outputs],

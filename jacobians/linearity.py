@@ -156,7 +156,8 @@ def _nonlinear(p: _Probe, same: Callable[..., bool]) -> str:
         return head + "only its sign or direction counts (normalised?)" + tail
     if np.abs(p.large).max(initial=0.0) < 0.5 * LARGE * np.abs(p.small / SMALL).max(initial=0.0):
         return head + (
-            "large ones are cut off (clipping?)" + tail
-            + ". If clipping is meant, say so: expect=\"gradient clipping: <why>\""
+            "large ones are cut off (clipping?)"
+            + tail
+            + '. If clipping is meant, say so: expect="gradient clipping: <why>"'
         )
     return head + "vjp(2a − b) differs from 2·vjp(a) − vjp(b)" + tail

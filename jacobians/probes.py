@@ -104,9 +104,7 @@ def probed(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> list[Pro
                     side.append([np.asarray(c, np.float64).ravel() for c in made])
             for number, k in enumerate(call.selected):
                 expected, other, actual = (np.stack([s[number] for s in side]) for side in sides)
-                result.append(
-                    _judged(oracle, o, k, place, number, probes, expected, other, actual)
-                )
+                result.append(_judged(oracle, o, k, place, number, probes, expected, other, actual))
     notes.append(
         f"too large to compare entry by entry: {PROBES} random cotangents. A column of the "
         f"Jacobian that is wrong by {DETECTED * RELATIVE:.0e} of its size goes unseen with a "

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jacobians import program
 from jacobians.program import Program
 
-
 # operations with programs inside that `run` rebuilds
 ENTERED = ("scan", "while", "cond")
 

@@ -187,7 +187,9 @@ def tanh_scale_zero(c, x, scale):
 
 @wrong("tanh_scaled", "region")
 def tanh_saturated(c, x, scale):
-    return c * scale * jnp.where(jnp.abs(x) > 0.5, 0, 1 - jnp.tanh(x) ** 2), jnp.sum(c * jnp.tanh(x))
+    return c * scale * jnp.where(jnp.abs(x) > 0.5, 0, 1 - jnp.tanh(x) ** 2), jnp.sum(
+        c * jnp.tanh(x)
+    )
 
 
 # broadcasting

@@ -188,9 +188,7 @@ def _broadcasts(equation: Any, moving: Any) -> list[Alternative]:
         if other != dimensions and fits:
             text = "the sum at {place} goes over the wrong axis: sum over the axis that was "
             text += "broadcast"
-            found.append(
-                Alternative("wrong-axis", text, _broadcast_any(moving, shape, other))
-            )
+            found.append(Alternative("wrong-axis", text, _broadcast_any(moving, shape, other)))
     return found
 
 

@@ -141,8 +141,10 @@ def rearranged(case: Case) -> Iterator[Diagnosis]:
             yield Diagnosis("transposed", _transposed_text(x, axes, rank), got, (x,))
             return
     for axis in range(e.ndim):
-        whose = f"axis {axis} of the upstream cotangent" if axis < rank else (
-            f"axis {axis - rank} of the cotangent of {x}"
+        whose = (
+            f"axis {axis} of the upstream cotangent"
+            if axis < rank
+            else (f"axis {axis - rank} of the cotangent of {x}")
         )
         got = fit(lambda t, axis=axis: np.flip(t, axis))
         if e.shape[axis] > 1 and case.explains(got):
@@ -230,6 +232,32 @@ def _kept_one(case: Case, pairs: Any, rank: int, fit: Any) -> Iterator[Diagnosis
                     got, (x,),
                 )  # fmt: skip
                 return
+
+
+def by_row(case: Case) -> Iterator[Diagnosis]:
+    """Right up to one factor for each output entry, or for each input entry."""
+    ratio = np.full(len(case.expected), np.nan)
+    alive = case.usable & (case.expected != 0)
+    ratio[alive] = case.actual[alive] / case.expected[alive]
+    for places, which in ((case.rows, "output"), (case.columns, "input")):
+        count = int(places.max(initial=0)) + 1
+        number = np.bincount(places[alive], minlength=count)
+        if not (number > 1).any() or number.max() < 2:
+            continue
+        with np.errstate(all="ignore"):
+            mean = np.bincount(places[alive], weights=ratio[alive], minlength=count) / number
+        predicted = case.expected * np.nan_to_num(mean)[places]
+        fit = case.fit(predicted)
+        if case.explains(fit) and number.sum() >= 2 * (number > 0).sum():
+            low, high = float(np.nanmin(mean)), float(np.nanmax(mean))
+            yield Diagnosis(
+                "factor",
+                f"the cotangent of {case.name} is right up to one factor for each {which} entry, "
+                f"from {low:.4g} to {high:.4g}: a normalisation or a scale of that entry is missing "
+                "or applied twice",
+                fit, (case.name,),
+            )  # fmt: skip
+            return
 
 
 def passed_through(case: Case) -> Iterator[Diagnosis]:

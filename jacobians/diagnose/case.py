@@ -137,15 +137,11 @@ class Case:
         return matrix.reshape(shape)
 
 
-def cases(
-    call: Call, blocks: Sequence[Entries], results: Sequence[Comparison]
-) -> tuple[Case, ...]:
+def cases(call: Call, blocks: Sequence[Entries], results: Sequence[Comparison]) -> tuple[Case, ...]:
     """One case for every input leaf, wrong or not, in order."""
     made = []
     for leaf in call.selected:
-        parts = tuple(
-            (e, r) for e, r in zip(blocks, results, strict=True) if e.input == leaf
-        )
+        parts = tuple((e, r) for e, r in zip(blocks, results, strict=True) if e.input == leaf)
         sizes = [call.outputs[e.output].size for e, _ in parts]
         offsets = tuple(int(k) for k in np.cumsum([0, *sizes])[:-1])
         made.append(Case(call, leaf, parts, offsets))

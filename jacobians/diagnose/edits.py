@@ -331,9 +331,7 @@ class _Walk:
             )
             if len(results) == 1 and active_out[0] and equation.outvars[0] not in inner.outputs:
                 own = plain.get(equation.outvars[0])
-                results = [
-                    self.stand_in(key, place_of(equation), results[0], own, candidates)
-                ]
+                results = [self.stand_in(key, place_of(equation), results[0], own, candidates)]
             environment.update(zip(equation.outvars, results, strict=True))
             moving.update(v for v, a in zip(equation.outvars, active_out, strict=True) if a)
             if edge is not None and len(equation.outvars) == 1:
@@ -424,9 +422,7 @@ class _Walk:
         """An operation as its value plus one tangent for each operand, each with its switches."""
         place = place_of(equation)
         fixed = [hold(v) if _is_float(v) else v for v in operands]
-        total = [
-            hold(r) if _is_float(r) else r for r in program.evaluate(equation, fixed)
-        ]
+        total = [hold(r) if _is_float(r) else r for r in program.evaluate(equation, fixed)]
         movers = [k for k, a in enumerate(active) if a and _is_float(operands[k])]
         edge: int | None = None
         for k in movers:
@@ -437,17 +433,11 @@ class _Walk:
                 edge, value = self.scale((*key, k), place, value)
             elif place not in self.edited.edges[edge].places:
                 self.edited.edges[edge].places.append(place)
-            linearised = self._exchanged(
-                equation, name, place, k, fixed, key, candidates, plain
-            )
+            linearised = self._exchanged(equation, name, place, k, fixed, key, candidates, plain)
             tangents = _tangents(equation, linearised, k, value)
             if self.edited.small and len(total) == 1:
-                tangents = [
-                    self._altered(equation, name, place, k, fixed, key, value, tangents[0])
-                ]
-            total = [
-                t + u if _is_float(t) else t for t, u in zip(total, tangents, strict=True)
-            ]
+                tangents = [self._altered(equation, name, place, k, fixed, key, value, tangents[0])]
+            total = [t + u if _is_float(t) else t for t, u in zip(total, tangents, strict=True)]
         return total, [_is_float(t) for t in total], edge if len(movers) == 1 else None
 
     def _altered(
@@ -611,9 +601,7 @@ def _tangents(equation: Any, linearised: list[Any], k: int, value: Any) -> list[
             v if j == k or not _is_float(v) else v + nothing.astype(v.dtype)
             for j, v in enumerate(given)
         ]
-    return [
-        carrier(r) if _is_float(r) else r for r in program.evaluate(equation, given)
-    ]
+    return [carrier(r) if _is_float(r) else r for r in program.evaluate(equation, given)]
 
 
 def _replacements(
@@ -741,6 +729,8 @@ def _is_float(x: Any) -> bool:
 
 def _is_array(x: Any) -> bool:
     dtype = getattr(x, "dtype", None)
-    return dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended) and (
-        dtype != jax.dtypes.float0
+    return (
+        dtype is not None
+        and not jnp.issubdtype(dtype, jax.dtypes.extended)
+        and (dtype != jax.dtypes.float0)
     )

@@ -61,9 +61,7 @@ class Programs:
         self.edited.survey(self.values)
         self.outputs = [prod(call.outputs[k].shape) for k in keep]
 
-    def derivatives(
-        self, settings: Sequence[Setting], number: int, tangents: Array
-    ) -> Array:
+    def derivatives(self, settings: Sequence[Setting], number: int, tangents: Array) -> Array:
         """By setting, tangent and output entry, for tangents of one input."""
         given = [jnp.zeros((len(tangents), *v.shape), v.dtype) for v in self.values]
         shape = (len(tangents), *self.values[number].shape)
@@ -240,7 +238,7 @@ def _together(
         for p, option in enumerate(choice.options[1:], 1):
             key = option.kind + option.text.replace("{place}", "")
             by_text.setdefault(key, []).append((c, p))
-    joint = [Setting(choices=tuple(v)) for v in by_text.values() if 1 < len({c for c, _ in v})]
+    joint = [Setting(choices=tuple(v)) for v in by_text.values() if len({c for c, _ in v}) > 1]
     del settings, made
     if not joint:
         return []

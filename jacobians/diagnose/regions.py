@@ -5,7 +5,7 @@ negative, beyond a threshold. A region counts when it holds all wrong entries an
 those entries that are not zero on both sides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +39,13 @@ class _Quantity:
     weight: int
 
 
-def regions(case: Case) -> Iterator[Diagnosis]:
-    """Regions that hold exactly the wrong entries, the most natural first."""
+def regions(case: Case, computed: Sequence[tuple[str, Any]] = ()) -> Iterator[Diagnosis]:
+    """The most natural region that holds exactly the wrong entries.
+
+    Args:
+        case: the wrong cotangent.
+        computed: values that the program computes, with their names.
+    """
     wrong = case.wrong
     with np.errstate(invalid="ignore"):
         alive = (case.expected != 0) | (case.actual != 0) | wrong
@@ -49,7 +54,7 @@ def regions(case: Case) -> Iterator[Diagnosis]:
         return
     inside = wrong[alive]
     found: list[tuple[int, str]] = []
-    for quantity in _quantities(case, alive):
+    for quantity in _quantities(case, alive, computed):
         text, weight = _separated(quantity, inside)
         if text:
             found.append((quantity.weight + weight, text))
@@ -63,7 +68,9 @@ def regions(case: Case) -> Iterator[Diagnosis]:
         )  # fmt: skip
 
 
-def _quantities(case: Case, alive: Bools) -> Iterator[_Quantity]:
+def _quantities(
+    case: Case, alive: Bools, computed: Sequence[tuple[str, Any]]
+) -> Iterator[_Quantity]:
     rows, columns = case.rows[alive], case.columns[alive]
     leaf = case.input
     if leaf.shape:
@@ -96,6 +103,16 @@ def _quantities(case: Case, alive: Bools) -> Iterator[_Quantity]:
             out = case.call.outputs[case.parts[0][0].output]
             if other.shape == out.shape and other.size > 1 and other.shape != leaf.shape:
                 yield _Quantity(other.name, values.reshape(-1)[rows], None, 4)
+
+    shapes = [case.call.outputs[e.output].shape for e, _ in case.parts]
+    for name, given in computed:
+        values = np.asarray(given)
+        if values.dtype.kind != "f" or values.size < 2:
+            continue
+        if values.shape == leaf.shape:
+            yield _Quantity(name, values.reshape(-1)[columns], None, 6)
+        elif shapes == [values.shape]:
+            yield _Quantity(name, values.reshape(-1)[rows], None, 6)
 
 
 def _separated(quantity: _Quantity, inside: Bools) -> tuple[str, int]:
@@ -145,9 +162,11 @@ def _separated_index(
     chosen = np.unique(yes)
     if np.isin(values, chosen).tolist() == inside.tolist():
         for step in range(2, min(n, MAX_BLOCKS)):
-            if len(np.unique(chosen % step)) == 1 and (
-                len(chosen) == len(np.unique(values[values % step == chosen[0] % step]))
-            ) and len(chosen) > 1:
+            if (
+                len(np.unique(chosen % step)) == 1
+                and (len(chosen) == len(np.unique(values[values % step == chosen[0] % step])))
+                and len(chosen) > 1
+            ):
                 return f"{quantity.name} is {int(chosen[0] % step)} modulo {step}", 2
         if len(chosen) == 1:
             return f"{quantity.name} is {int(chosen[0])}", 3

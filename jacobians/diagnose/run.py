@@ -12,6 +12,14 @@ from jacobians.oracle import Oracle
 from jacobians.rule import Rule, first_line
 
 PER_INPUT = 3
+ACCIDENTAL = (
+    "stale-residual",
+    "factor",
+    "local-derivative",
+    "transposed",
+    "flipped",
+    "mask-source",
+)
 # what a rule is not a linear map for has no Jacobian to explain
 SPOILING = ("nondeterministic", "ignores-cotangent", "nonlinear")
 
@@ -71,19 +79,27 @@ def _of_input(
         found = list(blocks.low_precision(case, made.rule_eps))
     if not found:
         found = list(blocks.rearranged(case))
+    if found:
+        return found[:PER_INPUT]
     trouble = ""
-    if not found and oracle.how != "finite differences":
+    by_program: list[Diagnosis] = []
+    by_value: list[Diagnosis] = []
+    if oracle.how != "finite differences":
         try:
             if not programs:
                 programs.append(_programs(case.call, oracle))
-            found = explained(case, programs[0]) or scaled(case, programs[0])
+            by_program = explained(case, programs[0])
+            by_value = scaled(case, programs[0])
         except Exception as error:
             # an operation that cannot be edited must not hide the verdict
             trouble = f" (the program could not be taken apart: {first_line(error)})"
-    found = found[:PER_INPUT] + list(blocks.passed_through(case))
-    if not found or found[0].kind not in ("sign", "zero", "factor", "swapped", "transposed"):
-        found += list(regions(case))
-    return found or [_nothing(case, trouble)]
+    values = programs[0].edited.recorded if programs else []
+    where = list(regions(case, [(v.name, v.value) for v in values]))
+    # a path or a mask says most; another value in a value's place explains much by accident
+    telling = [d for d in by_program if d.kind not in ACCIDENTAL]
+    found = [*telling[:PER_INPUT], *blocks.passed_through(case), *where, *by_value]
+    found += [d for d in by_program if d.kind in ACCIDENTAL]
+    return found[:PER_INPUT] or list(blocks.by_row(case)) or [_nothing(case, trouble)]
 
 
 def _programs(call: Call, oracle: Oracle) -> Programs:
