@@ -38,7 +38,7 @@ class Fault:
 
 @dataclass(frozen=True, eq=False)
 class _Probe:
-    """Cotangents of one input leaf for a (compiled, and twice as it is), b, 2a − b, −a, small and large multiples of a, and 0."""
+    """One leaf's cotangents for a (compiled; as it is, twice), b, 2a − b, −a, multiples of a, 0."""
 
     a: Array
     first: Array

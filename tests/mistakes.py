@@ -23,12 +23,13 @@ Rule = Callable[..., tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Function:
-    """A function, its right VJP, and how its float32 inputs are drawn from a generator."""
+    """A function, its right VJP, and how its inputs are drawn; special ones are not scaled."""
 
     name: str
     f: Callable[..., Any]
     rule: Rule
     draw: Callable[[np.random.Generator], tuple[Any, ...]]
+    special: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def right(f: Callable[..., Any], *shapes: tuple[int, ...], draw: Any = None) -> 
         return tuple(generator.normal(size=s).astype(np.float32) for s in shapes)
 
     def register(rule: Rule) -> Rule:
-        FUNCTIONS[f.__name__] = Function(f.__name__, f, rule, draw or normal)
+        special = draw is not None
+        FUNCTIONS[f.__name__] = Function(f.__name__, f, rule, draw or normal, special)
         return rule
 
     return register
@@ -81,6 +83,31 @@ def as_custom(function: Function, rule: Rule, forward: Any = None) -> Callable[.
 
     custom.defvjp(lambda *args: ((forward or function.f)(*args), args), bwd)
     return custom
+
+
+SCALES = (1.0, 1e-3, 30.0)
+
+
+def inputs(function: Function, seed: int) -> tuple[Any, ...]:
+    """The inputs of a function by number: every fourth at kinks, the others at several scales.
+
+    Number 0 is drawn plainly. At kinks some entries are 0 or equal to another. A scale multiplies
+    each float argument by itself, except where the function asks for inputs of its own kind.
+    """
+    generator = np.random.default_rng(seed)
+    args = function.draw(generator)
+    if seed == 0:
+        return args
+    made = []
+    for a in args:
+        x = np.asarray(a)
+        if x.dtype.kind == "f" and seed % 4 == 1 and x.size > 1:
+            x = np.where(generator.random(x.shape) < 0.4, np.float32(0), np.round(x))
+        elif x.dtype.kind == "f" and not function.special:
+            x = x * np.float32(generator.choice(SCALES))
+            x = x * np.float32(10.0) ** generator.integers(-2, 2, x.shape).astype(np.float32)
+        made.append(a if x.dtype.kind == "i" else jnp.asarray(x))
+    return args if function.special else tuple(made)
 
 
 # elementwise

@@ -6,7 +6,7 @@ leave nothing of the discrepancy unexplained; how much they explain is their `fi
 | kind | the mistake |
 |---|---|
 | sign, factor, zero | the whole cotangent, or the term of one path, times −1, times a number, 0 |
-| missing-term, double-term | the path through an operation is left out (`stop_gradient`), or twice |
+| missing-term, double-term | the path through an operation left out (detached), or twice |
 | missing-sum, mean-for-sum, wrong-axis | the sum over a broadcast axis |
 | transposed, flipped, shifted, swapped | axes, order, indices, cotangents of two arguments |
 | mask-inverted, mask-missing, mask-source, boundary | masks: of wrong sense, source, or ≥ for > |

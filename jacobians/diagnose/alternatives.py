@@ -193,7 +193,7 @@ def _broadcasts(equation: Any, moving: Any) -> list[Alternative]:
 
 
 def _broadcast_any(x: Any, shape: tuple[int, ...], dimensions: tuple[int, ...]) -> Any:
-    order = np.argsort(dimensions)
+    order = [int(k) for k in np.argsort(dimensions)]
     return jax.lax.broadcast_in_dim(
         jnp.transpose(x, order), shape, tuple(dimensions[k] for k in order)
     )

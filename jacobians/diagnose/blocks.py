@@ -131,7 +131,7 @@ def rearranged(case: Case) -> Iterator[Diagnosis]:
     def fit(change: Any) -> float:
         left = sum(float(np.sum((a - change(t)) ** 2)) for t, a, _ in pairs)
         whole = sum(float(np.sum((a - t) ** 2)) for t, a, _ in pairs)
-        return 1.0 - (left / whole) ** 0.5
+        return 1.0 - float(np.sqrt(left / whole))
 
     for axes in itertools.permutations(range(e.ndim)):
         if axes == tuple(range(e.ndim)) or tuple(e.shape[a] for a in axes) != e.shape:
@@ -175,8 +175,8 @@ def _transposed_text(x: str, axes: Sequence[int], rank: int) -> str:
         what = listed([f"{k}" for k in moved])
         return f"the upstream cotangent's axes {what} are exchanged in the cotangent of {x}"
     return (
-        f"the cotangent of {x} uses the Jacobian where its transpose belongs: a matrix in it has to "
-        "be transposed"
+        f"the cotangent of {x} uses the Jacobian where its transpose belongs: a matrix in it has "
+        "to be transposed"
     )
 
 
@@ -253,7 +253,7 @@ def by_row(case: Case) -> Iterator[Diagnosis]:
             yield Diagnosis(
                 "factor",
                 f"the cotangent of {case.name} is right up to one factor for each {which} entry, "
-                f"from {low:.4g} to {high:.4g}: a normalisation or a scale of that entry is missing "
+                f"from {low:.4g} to {high:.4g}: a normalisation or scale of that entry is missing, "
                 "or applied twice",
                 fit, (case.name,),
             )  # fmt: skip
@@ -270,8 +270,8 @@ def passed_through(case: Case) -> Iterator[Diagnosis]:
         if np.array_equal(actual, (case.rows == case.columns).astype(float)):
             yield Diagnosis(
                 "passed-through",
-                f"the cotangent of {case.name} is the upstream cotangent, unchanged: multiply it by "
-                "the local derivative; if that is meant (a straight-through estimator), say so: "
+                f"the cotangent of {case.name} is the upstream cotangent, unchanged: multiply it "
+                "by the local derivative; if that is meant (a straight-through estimator), say so: "
                 'expect="straight-through: <why>"',
                 1.0, (case.name,),
             )  # fmt: skip

@@ -543,8 +543,10 @@ class _Walk:
         self.looped = outer
         return result
 
-    def _within(self, inner: Program, given: list[Any], moving: list[bool], key: Any,
-                candidates: list[Candidate], names: Sequence[str]) -> tuple[list[Any], list[bool]]:  # fmt: skip
+    def _within(
+        self, inner: Program, given: list[Any], moving: list[bool], key: Any,
+        candidates: list[Candidate], names: Sequence[str],
+    ) -> tuple[list[Any], list[bool]]:  # fmt: skip
         outer, self.looped = self.looped, True
         made = self.frame(inner, given, moving, (*key, "body"), candidates, names)
         self.looped = outer
@@ -668,7 +670,7 @@ def _replacements(
             once = "multiplied" if name == "mul" else "divided"
             add("factor", f"it is {once} by {what} once too often in {{place}}", value * value)
             if name == "mul":
-                add("factor", f"it is divided by {what} where it has to be multiplied, in {{place}}",
+                add("factor", f"it is divided by {what} instead of multiplied, in {{place}}",
                     1 / value)  # fmt: skip
     return options, values
 

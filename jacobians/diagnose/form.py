@@ -1,4 +1,4 @@
-"""Mistakes that show in the form of what a rule returns: shapes exchanged, transposed, not summed."""
+"""Mistakes that show in the form of a rule's result: shapes exchanged, transposed, not summed."""
 
 from collections.abc import Sequence
 

@@ -65,11 +65,12 @@ class Place:
 
 # functions of JAX that stand between a user's call and the operation, and name nothing
 GENERIC = {
-    "op", "meth", "deferring_binary_op", "binary_op", "call", "cache_miss", "fun", "f", "bind", "fn",
-    "reraise_with_filtered_traceback", "wrapper", "bind_with_trace", "process_primitive", "current",
-    "wrapped", "inner", "promote_dtypes", "vjp", "jvp", "make_jaxpr", "trace", "run_python_pjit",
-    "asarray", "array", "astype", "broadcast_to", "reshape", "expand_dims", "convert_element_type",
-    "tree_map", "_call", "scan", "while_loop", "cond", "fori_loop", "body_fun", "map",
+    "op", "meth", "deferring_binary_op", "binary_op", "call", "cache_miss", "fun", "f", "bind",
+    "fn", "reraise_with_filtered_traceback", "wrapper", "bind_with_trace", "process_primitive",
+    "current", "wrapped", "inner", "promote_dtypes", "vjp", "jvp", "make_jaxpr", "trace",
+    "run_python_pjit", "asarray", "array", "astype", "broadcast_to", "reshape", "expand_dims",
+    "convert_element_type", "tree_map", "_call", "scan", "while_loop", "cond", "fori_loop",
+    "body_fun", "map",
 }  # fmt: skip
 
 

@@ -37,7 +37,8 @@ def check_text(check: VJPCheck, style: Style = plain) -> str:
             text = f"  {problem.kind}: {problem.message}"
             lines += [style(line, "bad") for line in wrap(text, 4)]
     for k, diagnosis in enumerate(check.diagnoses):
-        lines += diagnosis_text(diagnosis, _alternative(check, k), style)
+        if not diagnosis.inputs or not set(diagnosis.inputs) <= set(check.declared):
+            lines += diagnosis_text(diagnosis, _alternative(check, k), style)
     lines += declared_text(check, style)
     right = [b for b in check.blocks if b.verdict == "right"]
     shown = [b for b in check.blocks if b.verdict != "right" or len(right) <= MANY]
