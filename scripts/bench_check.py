@@ -4,9 +4,9 @@
     python scripts/bench.py check --inputs 200    right rules at 200 inputs each (takes long)
 
 For both tools it counts the mistakes caught and missed, and the right rules that were rejected,
-over random inputs of very different scales, some at kinks; for check_vjp also the mistakes that the
-first diagnosis names. check_grads runs in reverse mode with its own tolerances and one random direction,
-as it does by default.
+over random inputs of very different scales, some at kinks; for check_vjp also the mistakes that
+the first diagnosis names. check_grads runs in reverse mode with its own tolerances and one random
+direction, as it does by default.
 """
 
 import argparse
