@@ -39,6 +39,7 @@ from jacobians.compare import (
     precisions,
     pulled,
     rebuilt,
+    rounding,
 )
 from jacobians.complex_parts import has_complex, in_real_parts
 from jacobians.diagnose import Diagnosis, diagnose, diagnose_form
@@ -331,14 +332,27 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
         eps = max(float(jnp.finfo(t.dtype).eps) for t in templates)
         eps = max(eps, precisions(call, rule, values)[0])
         compiled = jax.jit(lambda given, c: pulled(call, rule, rebuilt(call, values, given), c))
-        plain = lambda c: pulled(call, rule, values, c)  # noqa: E731
+
+        def plain(c: Sequence[Any]) -> Sequence[Any]:
+            return pulled(call, rule, values, c)
+
+        noisy = rounding(call, rule)
+
+        def noise(c: Sequence[Any]) -> list[Any]:
+            exact = plain(c)
+            made = [noisy(values, c, eps, seed) for seed in range(4)]
+            return [
+                np.max([np.abs(np.asarray(m[k]) - np.asarray(e)) for m in made], axis=0)
+                for k, e in enumerate(exact)
+            ]
+
         try:
             zero = [jnp.zeros(t.shape, t.dtype) for t in templates]
             compiled(floats, zero)
         except Exception:
             # what cannot be compiled is called as it is
-            return faults(plain, plain, templates, eps, names)
-        return faults(lambda c: compiled(floats, list(c)), plain, templates, eps, names)
+            return faults(plain, plain, templates, eps, names, noise)
+        return faults(lambda c: compiled(floats, list(c)), plain, templates, eps, names, noise)
 
     with jax.enable_x64(True):
         try:

@@ -112,7 +112,9 @@ class Rule:
                 continue
             pieces = jax.tree.leaves(cotangent, is_leaf=lambda x: x is None)
             if len(pieces) != len(mine):
-                yield name, mine[0], f"has {len(pieces)} leaves where {name} has {len(mine)}"
+                count = "1 leaf" if len(pieces) == 1 else f"{len(pieces)} leaves"
+                what = f"has {count} where {name} has {len(mine)}; return the structure of {name}"
+                yield name, mine[0], what
                 continue
             for leaf, piece in zip(mine, pieces, strict=True):
                 if leaf.differentiable:

@@ -281,11 +281,11 @@ class _Walk:
         return value
 
     def stand_in(self, key: Any, place: Place, value: Any, own: Candidate | None,
-                 candidates: list[Candidate]) -> Any:  # fmt: skip
+                 candidates: list[Candidate], factor: bool) -> Any:  # fmt: skip
         """A value with its tangent, or another in its place, for all that is computed from it."""
         if not self.edited.small or self.looped or not _is_float(value):
             return value
-        found = lambda: _stand_ins(hold(value), own, candidates)  # noqa: E731
+        found = lambda: _stand_ins(hold(value), own, candidates, factor)  # noqa: E731
         return self.put((*key, "value"), place, hold(value), found) + carrier(value)
 
     def frame(
@@ -309,13 +309,14 @@ class _Walk:
         needed = self.edited.small and (self.looped or self.switches.recording)
         plain = self._plain_values(inner, values, names) if needed else {}
         candidates = [*plain.values(), *outer]
+        factors = _factors(inner)
         if self.switches.recording and not self.looped:
             self.edited.recorded += plain.values()
         if not path:
             whole = Place("the inputs", "", "", "", 0)
             for k, v in enumerate(inner.inputs):
                 environment[v] = self.stand_in(
-                    ("input", k), whole, environment[v], plain.get(v), candidates
+                    ("input", k), whole, environment[v], plain.get(v), candidates, v in factors
                 )
         edge_of: dict[Any, int] = {}
 
@@ -331,7 +332,9 @@ class _Walk:
             )
             if len(results) == 1 and active_out[0] and equation.outvars[0] not in inner.outputs:
                 own = plain.get(equation.outvars[0])
-                results = [self.stand_in(key, place_of(equation), results[0], own, candidates)]
+                factor = equation.outvars[0] in factors
+                place = place_of(equation)
+                results = [self.stand_in(key, place, results[0], own, candidates, factor)]
             environment.update(zip(equation.outvars, results, strict=True))
             moving.update(v for v, a in zip(equation.outvars, active_out, strict=True) if a)
             if edge is not None and len(equation.outvars) == 1:
@@ -675,13 +678,26 @@ def _replacements(
     return options, values
 
 
+def _factors(inner: Program) -> set[Any]:
+    """Variables that something is multiplied with or divided by."""
+    found: set[Any] = set()
+    for equation in inner.equations[::-1]:
+        name = equation.primitive.name
+        spread = name == "broadcast_in_dim" and equation.outvars[0] in found
+        if spread or name in ("mul", "div", "dot_general", "conv_general_dilated"):
+            found.update(a for a in equation.invars if not program.is_literal(a))
+    return found
+
+
 def _stand_ins(
-    value: Any, own: Candidate | None, candidates: list[Candidate]
+    value: Any, own: Candidate | None, candidates: list[Candidate], factor: bool
 ) -> tuple[list[Option], list[Any]]:
     """Values that may have been computed with in an operand's place throughout."""
     what = own.name if own is not None else "an operand"
-    options = [Option("factor", f"{what} counts as 1: a factor {what} is missing")]
-    values = [jnp.ones_like(value)]
+    options, values = [], []
+    if factor:
+        options.append(Option("factor", f"{what} counts as 1: a factor {what} is missing"))
+        values.append(jnp.ones_like(value))
     for c in _fitting(value, own, candidates, None)[:MAX_VALUES]:
         text = f"{c.name} is used where {what} belongs: look at which value fwd saves"
         options.append(Option("stale-residual", text))

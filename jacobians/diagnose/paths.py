@@ -33,6 +33,15 @@ TANGENTS = 4
 MAX_PAIRED = 60
 # numbers that a path's factor most likely is
 LIKELY = (-1.0, 1.0, -2.0)
+# kinds that explain some differences by accident
+ACCIDENTAL = (
+    "stale-residual",
+    "factor",
+    "local-derivative",
+    "transposed",
+    "flipped",
+    "mask-source",
+)
 # which kind of explanation is believed first where several fit
 ORDER = (
     "missing-term", "double-term", "sign", "mask-inverted", "mask-missing", "missing-sum",
@@ -69,13 +78,22 @@ class Programs:
         return self.edited.evaluate(settings, self.values, given)
 
 
-def explained(case: Case, programs: Programs) -> list[Diagnosis]:
-    """Edits of the program that explain the wrong cotangent of one input, the best first."""
+def explained(case: Case, programs: Programs) -> tuple[list[Diagnosis], list[Diagnosis]]:
+    """Edits of the program that explain the wrong cotangent of one input, the best first.
+
+    Args:
+        case: the wrong cotangent.
+        programs: the program with its switches.
+
+    Returns:
+        Those that say most: paths, masks, sums; and exchanged values, which explain some
+        differences by accident.
+    """
     with jax.enable_x64(True):
         return _explained(case, programs)
 
 
-def _explained(case: Case, programs: Programs) -> list[Diagnosis]:
+def _explained(case: Case, programs: Programs) -> tuple[list[Diagnosis], list[Diagnosis]]:
     number = case.call.selected.index(case.leaf)
     generator = np.random.default_rng(7)
     free = np.ones(case.input.size, bool)
@@ -96,19 +114,23 @@ def _explained(case: Case, programs: Programs) -> list[Diagnosis]:
     base = made[0]
     test = _Test(target, base, case)
     if not test.worth:
-        return []
-    found = _edges(case, programs, test, settings, made)
+        return [], []
+    paths = _edges(case, programs, test, settings, made)
+    found: list[Diagnosis] = []
     first = 1 + len(edited.edges)
     for setting, product in zip(settings[first:], made[first:], strict=True):
         fit = test.fit(product)
         if fit >= 1 - LEFT:
             found.append(_of_setting(case, programs, setting, fit))
-    if not found:
-        found = _together(case, programs, test, settings, made, number, tangents)
-    if not found:
-        found = _pairs(case, programs, test, made[1:first], number, tangents)
-    found.sort(key=lambda d: ORDER.index(d.kind) if d.kind in ORDER else len(ORDER))
-    return found
+    if not found and not paths:
+        found = _together(case, programs, test, number, tangents)
+    if not found and not paths:
+        paths = _pairs(case, programs, test, made[1:first], number, tangents)
+    telling = paths + [d for d in found if d.kind not in ACCIDENTAL]
+    rest = [d for d in found if d.kind in ACCIDENTAL]
+    for part in (telling, rest):
+        part.sort(key=lambda d: ORDER.index(d.kind) if d.kind in ORDER else len(ORDER))
+    return telling, rest
 
 
 @dataclass(eq=False)
@@ -229,9 +251,8 @@ def _of_setting(case: Case, programs: Programs, setting: Setting, fit: float) ->
 
 
 def _together(
-    case: Case, programs: Programs, test: _Test, settings: Sequence[Setting], made: Array,
-    number: int, tangents: Array,
-) -> list[Diagnosis]:  # fmt: skip
+    case: Case, programs: Programs, test: _Test, number: int, tangents: Array
+) -> list[Diagnosis]:
     """The same exchange at several places: one wrong value that is used more than once."""
     by_text: dict[str, list[tuple[int, int]]] = {}
     for c, choice in enumerate(programs.edited.choices):
@@ -239,7 +260,6 @@ def _together(
             key = option.kind + option.text.replace("{place}", "")
             by_text.setdefault(key, []).append((c, p))
     joint = [Setting(choices=tuple(v)) for v in by_text.values() if len({c for c, _ in v}) > 1]
-    del settings, made
     if not joint:
         return []
     products = programs.derivatives(joint, number, tangents)

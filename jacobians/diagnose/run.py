@@ -12,14 +12,7 @@ from jacobians.oracle import Oracle
 from jacobians.rule import Rule, first_line
 
 PER_INPUT = 3
-ACCIDENTAL = (
-    "stale-residual",
-    "factor",
-    "local-derivative",
-    "transposed",
-    "flipped",
-    "mask-source",
-)
+FEW = 2
 # what a rule is not a linear map for has no Jacobian to explain
 SPOILING = ("nondeterministic", "ignores-cotangent", "nonlinear")
 
@@ -82,23 +75,24 @@ def _of_input(
     if found:
         return found[:PER_INPUT]
     trouble = ""
-    by_program: list[Diagnosis] = []
+    telling: list[Diagnosis] = []
+    exchanged: list[Diagnosis] = []
     by_value: list[Diagnosis] = []
     if oracle.how != "finite differences":
         try:
             if not programs:
                 programs.append(_programs(case.call, oracle))
-            by_program = explained(case, programs[0])
+            telling, exchanged = explained(case, programs[0])
             by_value = scaled(case, programs[0])
         except Exception as error:
             # an operation that cannot be edited must not hide the verdict
             trouble = f" (the program could not be taken apart: {first_line(error)})"
     values = programs[0].edited.recorded if programs else []
     where = list(regions(case, [(v.name, v.value) for v in values]))
-    # a path or a mask says most; another value in a value's place explains much by accident
-    telling = [d for d in by_program if d.kind not in ACCIDENTAL]
-    found = [*telling[:PER_INPUT], *blocks.passed_through(case), *where, *by_value]
-    found += [d for d in by_program if d.kind in ACCIDENTAL]
+    # a path or a mask says most; one or two entries can be told apart by anything
+    few = case.wrong.sum() < FEW
+    found = [*telling[:PER_INPUT], *blocks.passed_through(case), *([] if few else where)]
+    found += [*by_value, *exchanged, *(where if few else [])]
     return found[:PER_INPUT] or list(blocks.by_row(case)) or [_nothing(case, trouble)]
 
 

@@ -135,26 +135,32 @@ def ratio_text(factor: float, sizes: Sequence[tuple[int, str]], scalars: dict[st
     def says(what: str) -> str:
         return f"it is {shown} times the right value: {sign}{what}"
 
+    found: list[str] = []
     for n, what in sizes:
         if n > 2 and isclose(size * n, 1, rel_tol=2e-4):
-            return says(f"it is divided by {n} ({what}) once too often")
+            found.append(f"it is divided by {n} ({what}) once too often")
         if n > 2 and isclose(size, n, rel_tol=2e-4):
-            return says(f"a division by {n} ({what}) is missing")
+            found.append(f"a division by {n} ({what}) is missing")
+    for n, what in sizes:
+        if n > 2 and isclose(2 * size, n, rel_tol=2e-4):
+            found.append(f"a factor 2/{n} ({n}: {what}) is missing")
+        if n > 2 and isclose(size * n, 2, rel_tol=2e-4):
+            found.append(f"a factor 2/{n} ({n}: {what}) too many")
     for n in range(2, 13):
         if isclose(size, n, rel_tol=2e-4):
-            return says(f"a factor {n} too many")
+            found.append(f"a factor {n} too many")
         if isclose(size * n, 1, rel_tol=2e-4):
-            return says(f"a factor {n} is missing")
+            found.append(f"a factor {n} is missing")
     for n, what in sizes:
         for power, word in ((0.5, f"√{n}"), (2.0, f"{n}²")):
             if n > 1 and isclose(size * n**power, 1, rel_tol=2e-4):
-                return says(f"it is divided by {word} ({n}: {what}) once too often")
+                found.append(f"it is divided by {word} ({n}: {what}) once too often")
             if n > 1 and isclose(size, n**power, rel_tol=2e-4):
-                return says(f"a division by {word} ({n}: {what}) is missing")
+                found.append(f"a division by {word} ({n}: {what}) is missing")
         if n > 2 and isclose(size * (n - 1), n, rel_tol=2e-4):
-            return says(f"divided by {n - 1} where {n} ({what}) belongs")
+            found.append(f"divided by {n - 1} where {n} ({what}) belongs")
         if n > 2 and isclose(size * n, n - 1, rel_tol=2e-4):
-            return says(f"divided by {n} ({what}) where {n - 1} belongs")
+            found.append(f"divided by {n} ({what}) where {n - 1} belongs")
     for name, value in scalars.items():
         if value and abs(value) != 1:
             for power, text in (
@@ -164,10 +170,12 @@ def ratio_text(factor: float, sizes: Sequence[tuple[int, str]], scalars: dict[st
                 (2, f"a factor {name}² too many"),
             ):
                 if isclose(factor, value**power, rel_tol=2e-4):
-                    return f"it is {shown} times the right value: {text} ({name} = {number(value)})"
+                    found.append(f"{text} ({name} = {number(value)})")
     for value, text in ((pi, "π"), (sqrt(2), "√2"), (2 * pi, "2π"), (sqrt(pi), "√π")):
         if isclose(size, value, rel_tol=2e-4):
-            return says(f"a factor {text} too many")
+            found.append(f"a factor {text} too many")
         if isclose(size * value, 1, rel_tol=2e-4):
-            return says(f"a factor {text} is missing")
+            found.append(f"a factor {text} is missing")
+    if found:
+        return says(", or ".join(list(dict.fromkeys(found))[:2]))
     return says("look for a constant") if sign else f"it is {shown} times the right value"
