@@ -97,7 +97,7 @@ def alternatives(
         The alternatives; none where nothing is commonly written.
     """
     out = equation.outvars[0].aval
-    same = np.shape(fixed[k]) == tuple(out.shape)
+    same = np.shape(fixed[k]) == tuple(out.shape) and jnp.result_type(moving) == out.dtype
     if name == "broadcast_in_dim":
         return _broadcasts(equation, moving)
     if name == "reduce_sum":

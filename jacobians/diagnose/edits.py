@@ -732,6 +732,8 @@ def _fitting(
     for c in candidates:
         if c is own or np.shape(c.value) != np.shape(value) or not _is_array(c.value):
             continue
+        if np.iscomplexobj(c.value) != np.iscomplexobj(value):
+            continue
         boolean = jnp.result_type(c.value) == jnp.bool_
         if (boolean if dtype is not None else _is_float(c.value)) and c.value is not value:
             found.setdefault(id(c.value), c)
