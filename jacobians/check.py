@@ -7,15 +7,18 @@ the inputs' own precision. Where one-sided derivatives differ (a kink), any valu
 right.
 
 A large Jacobian is compared in compressed form, without loss: the patterns of both sides are
-proved, and entries that share no row are evaluated together.
+proved, and entries that share no row are evaluated together. One that is too large even for that is
+probed with random cotangents, and the report says with what probability a mistake goes unseen.
 
     >>> check = check_vjp(my_relu, x)
     >>> bool(check), check.worst
     (False, WorstEntry(output='out', input='x', output_index=(3,), input_index=(3,), ...))
+    >>> check.diagnoses[0].kind, check.diagnoses[0].message
+    ('sign', 'the cotangent of x has the wrong sign …')
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -26,9 +29,26 @@ from numpy.typing import NDArray
 
 from jacobians import dense
 from jacobians.arguments import Call, bind, function_name, short_type
-from jacobians.compare import Comparison, Entries, Oracle, compare
+from jacobians.compare import (
+    Compared,
+    Comparison,
+    Entries,
+    compare,
+    floats_of,
+    output_templates,
+    precisions,
+    pulled,
+    rebuilt,
+    rounding,
+)
+from jacobians.complex_parts import has_complex, in_real_parts
+from jacobians.diagnose import Diagnosis, diagnose, diagnose_form
 from jacobians.errors import ArgumentError, WrongDerivativeError
-from jacobians.rule import Rule, find_rule
+from jacobians.linearity import Fault, faults
+from jacobians.oracle import Oracle
+from jacobians.probes import PROBES, Probed, probed
+from jacobians.report.spy import spy
+from jacobians.rule import Rule, find_rule, first_line, without_static
 
 Array = NDArray[Any]
 
@@ -59,12 +79,15 @@ class Problem:
     """A fault of the rule as a whole.
 
     Attributes:
-        kind: count, missing, shape, dtype, raised, non-finite, nonlinear or primal.
+        kind: count, structure, shape, dtype, raised, primal, non-finite, nonlinear,
+            ignores-cotangent, nondeterministic or symbolic-zeros.
         message: what is wrong and what to do, in a sentence.
+        inputs: names of the inputs concerned, where it is not all of them.
     """
 
     kind: str
     message: str
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +106,9 @@ class BlockCheck:
         worst: the worst entry, or None for an empty block.
         wrong: how many entries are wrong.
         kinks: how many entries differ but lie between the one-sided derivatives.
-        verdict: 'right', 'right (kinks)' or 'wrong'.
+        verdict: 'right', 'right (kinks)', 'wrong' or 'differs as declared'.
+        precision: what the deciding comparison was made in.
+        picture: the pattern of the wrong entries in braille, one line of the matrix each.
     """
 
     output: str
@@ -98,6 +123,8 @@ class BlockCheck:
     wrong: int
     kinks: int
     verdict: str
+    precision: str = "float64"
+    picture: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -106,8 +133,8 @@ class BlockCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether the block is right."""
-        return self.wrong == 0
+        """Whether the block is right, or differs as the caller declared."""
+        return self.verdict != "wrong"
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +147,11 @@ class VJPCheck:
         blocks: one comparison per (output leaf, input leaf).
         problems: faults of the rule as a whole.
         notes: how it was compared, and what the reader should know.
-        diagnoses: explanations of what went wrong; none yet.
+        diagnoses: what the mistakes most likely are, the best explanation first.
+        truth: where the right derivative comes from: 'forward mode', 'reverse mode' or 'finite
+            differences'.
+        declared: the reason for which the caller expects a difference, by input, from `expect`.
+        excused: faults that the declaration covers.
     """
 
     name: str
@@ -128,10 +159,21 @@ class VJPCheck:
     blocks: tuple[BlockCheck, ...]
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
-    diagnoses: tuple[Any, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] = ()
+    truth: str = "forward mode"
+    declared: Mapping[str, str] = field(default_factory=dict)
+    excused: tuple[Problem, ...] = ()
 
     def __bool__(self) -> bool:
         return not self.problems and all(block.ok for block in self.blocks)
+
+    @property
+    def verdict(self) -> str:
+        """'right', 'wrong' or 'differs as declared'."""
+        if not self:
+            return "wrong"
+        declared = any(b.verdict == "differs as declared" for b in self.blocks)
+        return "differs as declared" if declared or self.excused else "right"
 
     @property
     def worst(self) -> WorstEntry | None:
@@ -165,28 +207,37 @@ def check_vjp(
     argnums: int | Sequence[int] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    expect: str | Mapping[str, str] | None = None,
 ) -> VJPCheck:
     """Checks a hand-written derivative, entry by entry, at the given values.
 
     Args:
         f: a `Gate`; a `jax.custom_vjp` or `jax.custom_jvp` function; any function that calls such
             functions inside; or, with `vjp`, any function.
-        args: arrays, pytrees of arrays and Python scalars.
+        args: arrays, pytrees of arrays and Python scalars. Complex arrays are taken as their real
+            and imaginary parts.
         vjp: `vjp(cotangent, *args)` returning one cotangent per argument (a tuple; a single
             cotangent for a single argument).
         argnums: the arguments to check; default all with floating-point leaves.
         rtol: tolerance relative to each expected entry, in place of the automatic one.
         atol: absolute tolerance, in place of the automatic one.
+        expect: the reason why the rule is meant to differ from the derivative, such as
+            `"straight-through: rounding has derivative 0"`; or reasons by input name, where only
+            some are meant to. A difference then gives the verdict 'differs as declared'. Shapes,
+            dtypes, exceptions, NaN and the value of the forward pass are checked all the same.
 
     Returns:
-        The verdict; its truth value says whether the derivative is right.
+        The verdict; its truth value says whether the derivative is right, or differs as declared.
 
     Raises:
-        ArgumentError: there is nothing hand-written to check, the arguments do not fit, are
-            abstract or complex, or the comparison would not fit in memory.
+        ArgumentError: there is nothing hand-written to check, the arguments do not fit or are
+            abstract, or the comparison would not fit in memory.
         Exception: whatever `f` itself raises. What the rule raises is a verdict.
     """
+    f, args, argnums = without_static(f, args, argnums)
     rule, truth = find_rule(f, vjp)
+    if has_complex(truth, args):
+        rule, truth, args = in_real_parts(rule, truth, args)
     call = bind(truth, args, argnums)
     for leaf in call.inputs:
         if leaf.value is None and not leaf.static:
@@ -195,16 +246,173 @@ def check_vjp(
             )
     dense.check_inputs(call)
     rule = rule.bound(call)
-    problems = _form_problems(call, rule)
+    declared = _declared(expect, call)
     notes = list(dense.no_derivative_notes(call))
+    name = function_name(f)
+    problems = _form_problems(call, rule)
     if problems:
-        return VJPCheck(function_name(f), rule.kind, (), tuple(problems), tuple(notes))
-    problems += _primal_problems(call, rule)
+        found = diagnose_form(call, rule, [(p.kind, p.message) for p in problems])
+        return VJPCheck(name, rule.kind, (), tuple(problems), tuple(notes), found,
+                        declared=declared)  # fmt: skip
+    problems += _primal_problems(call, rule) + _symbolic_problems(call, rule)
     oracle = Oracle(call)
-    entries = compare(call, rule, oracle, notes)
-    problems += [Problem(kind, message) for kind, message in entries.problems]
-    blocks = tuple(_block_check(call, found, oracle, rtol, atol) for found in entries.blocks)
-    return VJPCheck(function_name(f), rule.kind, blocks, tuple(problems), tuple(notes))
+    broken = _faults(call, rule, oracle)
+    problems += [Problem(x.kind, x.message, x.inputs) for x in broken]
+    made = compare(call, rule, oracle, notes)
+    if made is None:
+        blocks = tuple(_probe_check(call, p) for p in probed(call, rule, oracle, notes))
+        results: list[Comparison] = []
+    else:
+        problems += [Problem(kind, message) for kind, message in made.problems]
+        results = [e.compared(oracle, made.sides, rtol, atol) for e in made.blocks]
+        blocks = tuple(_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True))
+        _note_single_precision(made, results, notes)
+    diagnoses = diagnose(
+        call, rule, oracle, made, results, [(p.kind, p.message, p.inputs) for p in problems]
+    )
+    check = VJPCheck(
+        name, rule.kind, blocks, tuple(problems), tuple(notes), diagnoses, oracle.how, declared
+    )
+    return _acknowledged(check) if declared else check
+
+
+def _declared(expect: str | Mapping[str, str] | None, call: Call) -> Mapping[str, str]:
+    """Reasons by input name."""
+    if expect is None:
+        return {}
+    names = [call.inputs[k].name for k in call.selected]
+    reasons = dict.fromkeys(names, expect) if isinstance(expect, str) else dict(expect)
+    for name, reason in reasons.items():
+        if name not in names:
+            raise ArgumentError(
+                f"expect= names {name!r}, which is not among the inputs that are checked: "
+                f"{', '.join(names)}"
+            )
+        if not isinstance(reason, str) or not reason.strip():
+            raise ArgumentError(
+                f"expect= needs the reason for the difference in words, got {reason!r}; for "
+                'example expect="straight-through: rounding has derivative 0"'
+            )
+    return reasons
+
+
+def _acknowledged(check: VJPCheck) -> VJPCheck:
+    """The verdict where differences were declared."""
+    blocks = tuple(
+        replace(b, verdict="differs as declared")
+        if b.verdict == "wrong" and b.input in check.declared
+        else b
+        for b in check.blocks
+    )
+    covers = ("nonlinear", "ignores-cotangent")
+    excused = tuple(
+        p for p in check.problems
+        if p.kind in covers and p.inputs and set(p.inputs) <= set(check.declared)
+    )  # fmt: skip
+    left = tuple(p for p in check.problems if p not in excused)
+    differing = {b.input for b in blocks if b.verdict == "differs as declared"}
+    differing.update(name for p in excused for name in p.inputs)
+    notes = list(check.notes)
+    for name in check.declared:
+        if name not in differing:
+            notes.append(
+                f"declared to differ with respect to {name}, but it does not at these inputs: "
+                "check inputs where it should, or drop expect="
+            )
+    return replace(check, blocks=blocks, problems=left, excused=excused, notes=tuple(notes))
+
+
+def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
+    """Faults of the rule as a linear map, in double precision where it can be evaluated there."""
+    names = [call.inputs[k].name for k in call.selected]
+
+    def tested(values: Sequence[Any]) -> tuple[Fault, ...]:
+        templates = output_templates(call, values)
+        floats = floats_of(call, values)
+        eps = max(float(jnp.finfo(t.dtype).eps) for t in templates)
+        eps = max(eps, precisions(call, rule, values)[0])
+        compiled = jax.jit(lambda given, c: pulled(call, rule, rebuilt(call, values, given), c))
+
+        def plain(c: Sequence[Any]) -> Sequence[Any]:
+            return pulled(call, rule, values, c)
+
+        noisy = rounding(call, rule)
+
+        def noise(c: Sequence[Any]) -> list[Any]:
+            exact = plain(c)
+            made = [noisy(values, c, eps, seed) for seed in range(4)]
+            return [
+                np.max([np.abs(np.asarray(m[k]) - np.asarray(e)) for m in made], axis=0)
+                for k, e in enumerate(exact)
+            ]
+
+        try:
+            zero = [jnp.zeros(t.shape, t.dtype) for t in templates]
+            compiled(floats, zero)
+        except Exception:
+            # what cannot be compiled is called as it is
+            return faults(plain, plain, templates, eps, names, noise)
+        return faults(lambda c: compiled(floats, list(c)), plain, templates, eps, names, noise)
+
+    with jax.enable_x64(True):
+        try:
+            return tested(oracle.wide)
+        except Exception:
+            pass  # the rule is tied to its own precision: tested there, just below
+    return tested([leaf.value for leaf in call.inputs])
+
+
+def _symbolic_problems(call: Call, rule: Rule) -> list[Problem]:
+    """Whether a rule that sees which inputs matter gives the same whichever do."""
+    custom = rule.custom
+    if custom is None or not getattr(custom, "symbolic_zeros", False) or len(call.selected) < 2:
+        return []
+    generator = np.random.default_rng(0)
+    together = call.flat(call.selected, custom)
+    chosen = [jnp.asarray(call.inputs[k].value) for k in call.selected]
+    results, pull = jax.vjp(together, *chosen)
+    cotangent = tuple(
+        jnp.asarray(generator.normal(size=leaf.shape), leaf.dtype)
+        if leaf.differentiable
+        else np.zeros(leaf.shape, jax.dtypes.float0)
+        for leaf in call.outputs
+    )
+    del results
+    problems = []
+    for k, joint in zip(call.selected, pull(cotangent), strict=True):
+        alone = jax.vjp(call.flat((k,), custom), jnp.asarray(call.inputs[k].value))[1](cotangent)[0]
+        size = float(np.abs(np.asarray(joint, np.float64)).max(initial=0.0))
+        eps = float(jnp.finfo(call.inputs[k].dtype).eps)
+        if not np.allclose(np.asarray(alone, np.float64), np.asarray(joint, np.float64),
+                           rtol=1e3 * eps, atol=1e3 * eps * size):  # fmt: skip
+            problems.append(
+                Problem(
+                    "symbolic-zeros",
+                    f"the cotangent of {call.inputs[k].name} changes when only it is "
+                    "differentiated: the rule treats inputs that are not perturbed "
+                    "(symbolic_zeros=True) differently; look at its branches on .perturbed",
+                    (call.inputs[k].name,),
+                )
+            )
+    return problems
+
+
+def _note_single_precision(made: Compared, results: Sequence[Comparison], notes: list[str]) -> None:
+    """Says where the rule is right but loses digits in the inputs' own precision."""
+    worst = 0.0
+    for found, result in zip(made.blocks, results, strict=True):
+        if found.wide is None or result.wrong.any() or found.narrow_eps > 1e-4:
+            continue
+        with np.errstate(invalid="ignore", divide="ignore"):
+            size = np.abs(found.expected)
+            off = np.abs(found.narrow - found.wide) / size
+        off = off[np.isfinite(off) & (size > 1e-3 * size.max(initial=0.0))]
+        worst = max(worst, float(off.max(initial=0.0)))
+    if worst > 1e-3:
+        notes.append(
+            f"right in float64, but in the inputs' own precision rounding moves an entry by "
+            f"{100 * worst:.2g} %"
+        )
 
 
 def _form_problems(call: Call, rule: Rule) -> list[Problem]:
@@ -212,8 +420,18 @@ def _form_problems(call: Call, rule: Rule) -> list[Problem]:
     try:
         shapes = jax.eval_shape(lambda: rule.raw_cotangents())
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return [Problem("raised", f"the rule raised {type(error).__name__}: {first}")]
+        try:
+            # what Python code cannot be traced may still be evaluated
+            shapes = rule.raw_cotangents()
+        except Exception:
+            if _nonlinear_jvp(call, rule):
+                what = (
+                    "the JVP rule is not linear in the tangent, so that JAX cannot transpose it: "
+                    "a JVP multiplies the tangent by the Jacobian and does nothing else with it"
+                )
+                return [Problem("nonlinear", what)]
+            what = f"the rule raised {first_line(error)}; see that it runs by itself"
+            return [Problem("raised", what)]
     if not isinstance(shapes, (tuple, list)):
         return [
             Problem(
@@ -256,7 +474,34 @@ def _form_problems(call: Call, rule: Rule) -> list[Problem]:
                     f"{name} is {expected.short_type}; convert it to {np.dtype(expected.dtype)}",
                 )
             )
+    refused = None if problems else rule.refused_by_jax()
+    if refused is not None:
+        problems.append(Problem("raised", f"JAX itself refuses the rule: {refused}"))
     return problems
+
+
+def _nonlinear_jvp(call: Call, rule: Rule) -> bool:
+    """Whether a function with custom rules is nonlinear in forward mode, where it can be seen."""
+    if rule.custom is None:
+        return False
+    function = call.flat(call.selected, rule.custom)
+    chosen = tuple(jnp.asarray(call.inputs[k].value) for k in call.selected)
+    generator = np.random.default_rng(0)
+    a, b = ([jnp.asarray(generator.normal(size=x.shape), x.dtype) for x in chosen] for _ in "ab")
+    try:
+        made = [
+            np.concatenate([
+                np.asarray(t, np.float64).ravel()
+                for t, leaf in zip(jax.jvp(function, chosen, tuple(given))[1], call.outputs,
+                                   strict=True)
+                if leaf.differentiable
+            ])
+            for given in (a, b, [2 * x - y for x, y in zip(a, b, strict=True)])
+        ]  # fmt: skip
+    except Exception:
+        return False
+    size = np.abs(made[0]) + np.abs(made[1])
+    return bool((np.abs(2 * made[0] - made[1] - made[2]) > 1e-3 * (size + size.max())).any())
 
 
 def _broadcast_hint(given: tuple[int, ...], expected: tuple[int, ...]) -> str:
@@ -314,24 +559,55 @@ def _primal_problems(call: Call, rule: Rule) -> list[Problem]:
     return problems
 
 
-def _block_check(
-    call: Call, found: Entries, oracle: Oracle, rtol: float | None, atol: float | None
-) -> BlockCheck:
-    result: Comparison = found.compared(oracle, rtol, atol)
+def _block_check(call: Call, found: Entries, result: Comparison) -> BlockCheck:
     output, input_ = call.outputs[found.output], call.inputs[found.input]
-    worst = None
-    if result.at is not None:
-        row, column = result.at
+    worst, error, allowed = None, 0.0, 0.0
+    at = result.at
+    if at is not None:
         worst = WorstEntry(
             output.name,
             input_.name,
-            tuple(int(k) for k in np.unravel_index(row, output.shape)) if output.shape else (),
-            tuple(int(k) for k in np.unravel_index(column, input_.shape)) if input_.shape else (),
-            result.expected,
-            result.actual,
+            _index(int(found.rows[at]), output.shape),
+            _index(int(found.columns[at]), input_.shape),
+            float(found.expected[at]),
+            float(result.actual[at]),
         )
-    verdict = "wrong" if result.wrong else "right (kinks)" if result.kinks else "right"
+        error, allowed = float(result.error[at]), float(result.tolerance[at])
+    wrong = int(result.wrong.sum())
+    kinks = int((result.kink & ~result.wrong).sum())
+    shape = prod(output.shape), prod(input_.shape)
+    picture = spy(found.rows[result.wrong], found.columns[result.wrong], shape) if wrong else []
     return BlockCheck(
-        output.name, input_.name, output.shape, input_.shape, found.count, result.error,
-        result.tolerance, result.source, worst, result.wrong, result.kinks, verdict,
+        output.name, input_.name, output.shape, input_.shape, found.count, error, allowed,
+        result.source, worst, wrong, kinks,
+        "wrong" if wrong else "right (kinks)" if kinks else "right",
+        result.precision, tuple(picture),
+    )  # fmt: skip
+
+
+def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(k) for k in np.unravel_index(flat, shape)) if shape else ()
+
+
+def _probe_check(call: Call, found: Probed) -> BlockCheck:
+    """A block that was compared by random cotangents: its entries are columns."""
+    output, input_ = call.outputs[found.output], call.inputs[found.input]
+    error = np.abs(found.actual - found.expected)
+    error = np.where(np.isfinite(error), error, np.inf)
+    ratio = (error / found.tolerance).max(axis=0)
+    worst, size, allowed = None, 0.0, 0.0
+    if ratio.size:
+        column = int(np.argmax(np.where(found.wrong, ratio, -1) if found.wrong.any() else ratio))
+        probe = int(np.argmax(error[:, column] / found.tolerance[:, column]))
+        worst = WorstEntry(
+            output.name, input_.name, (), _index(column, input_.shape),
+            float(found.expected[probe, column]), float(found.actual[probe, column]),
+        )  # fmt: skip
+        size, allowed = float(error[probe, column]), float(found.tolerance[probe, column])
+    wrong = int(found.wrong.sum())
+    return BlockCheck(
+        output.name, input_.name, output.shape, input_.shape, len(ratio), size, allowed,
+        f"{PROBES} random cotangents, by column of the Jacobian; the worst is a product with one",
+        worst, wrong, found.kinks,
+        "wrong" if wrong else "right (kinks)" if found.kinks else "right",
     )  # fmt: skip

@@ -5,6 +5,7 @@ calls such functions is differentiated by JAX with their rules, and `vjp=` is a 
 the function. `find_rule` makes one form of them all.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,11 +25,12 @@ class Rule:
     """A hand-written derivative, bound to a call or not yet.
 
     Attributes:
-        kind: what it is: 'Gate', 'custom_vjp', 'vjp=', 'rules inside'.
+        kind: what it is: 'Gate', 'custom_vjp', 'custom_jvp', 'vjp=', 'rules inside'.
         pull: `pull(cotangent, *args)`: the cotangents of all arguments.
         forward: `forward(*args)`: the value that its forward pass returns, or None.
         given: the call it is bound to.
         may_skip: whether None stands for a zero cotangent, as it does for JAX.
+        custom: the function with the custom rules, for JAX to differentiate, or None.
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Rule:
     forward: Callable[..., Any] | None = None
     given: Call | None = None
     may_skip: bool = True
+    custom: Callable[..., Any] | None = None
 
     def bound(self, call: Call) -> "Rule":
         """The rule bound to the values of a call."""
@@ -73,6 +76,20 @@ class Rule:
         cotangent = jax.tree.unflatten(self.call.out_tree, ones)
         return self._as_tuple(self.pull(cotangent, *self._arguments(values)))
 
+    def refused_by_jax(self) -> str | None:
+        """What JAX itself says against the rule when it differentiates the function, or None."""
+        custom = self.custom
+        if custom is None:
+            return None
+        values = self._arguments([leaf.value for leaf in self.call.inputs])
+        ones = [unit_like(leaf, 1.0) for leaf in self.call.outputs]
+        cotangent = jax.tree.unflatten(self.call.out_tree, ones)
+        try:
+            jax.eval_shape(lambda: _pull_by_jax(custom)(cotangent, *values))
+        except Exception as error:
+            return first_line(error)
+        return None
+
     def _as_tuple(self, result: Any) -> Any:
         """A lone cotangent of a lone argument counts as a tuple of one where a rule is given."""
         alone = len(self._arguments([leaf.value for leaf in self.call.inputs])) == 1
@@ -95,7 +112,9 @@ class Rule:
                 continue
             pieces = jax.tree.leaves(cotangent, is_leaf=lambda x: x is None)
             if len(pieces) != len(mine):
-                yield name, mine[0], f"has {len(pieces)} leaves where {name} has {len(mine)}"
+                count = "1 leaf" if len(pieces) == 1 else f"{len(pieces)} leaves"
+                what = f"has {count} where {name} has {len(mine)}; return the structure of {name}"
+                yield name, mine[0], what
                 continue
             for leaf, piece in zip(mine, pieces, strict=True):
                 if leaf.differentiable:
@@ -149,19 +168,102 @@ def find_rule(
     forward, gate_vjp = getattr(f, "forward", None), getattr(f, "vjp", None)
     if callable(forward) and callable(gate_vjp):
         return Rule("Gate", gate_vjp, may_skip=False), forward
-    if isinstance(f, jax.custom_vjp) and not getattr(f, "nondiff_argnums", ()):
-        fwd, bwd = getattr(f, "fwd", None), getattr(f, "bwd", None)
-        plain = getattr(f, "fun", None)
+    kind = _custom_kind(f)
+    if kind == "custom_vjp" and _is_plain(f):
+        fwd, bwd, plain = (getattr(f, name, None) for name in ("fwd", "bwd", "fun"))
         if callable(fwd) and callable(bwd) and callable(plain):
             return (
                 Rule(
                     "custom_vjp",
                     lambda cotangent, *args: bwd(fwd(*args)[1], cotangent),
                     lambda *args: fwd(*args)[0],
+                    custom=f,
                 ),
                 plain,
             )
-    return Rule("rules inside", _pull_by_jax(f), f), f
+    return Rule(kind or "rules inside", _pull_by_jax(f), _forward_by_jax(f), custom=f), f
+
+
+def without_static(
+    f: Callable[..., Any], args: Sequence[Any], argnums: int | Sequence[int] | None
+) -> tuple[Callable[..., Any], tuple[Any, ...], int | Sequence[int] | None]:
+    """A call without the arguments that a custom rule declares to have no derivative.
+
+    Args:
+        f: any function; one with `nondiff_argnums` is wrapped.
+        args: its arguments.
+        argnums: positions of the arguments to differentiate, or None.
+
+    Returns:
+        The function of the others, the others, and their positions among themselves.
+
+    Raises:
+        ArgumentError: `argnums` names one that has no derivative.
+    """
+    declared = getattr(f, "nondiff_argnums", ()) if _custom_kind(f) is not None else ()
+    held = {int(k) % max(len(args), 1) for k in declared or ()}
+    if not held:
+        return f, tuple(args), argnums
+    kept = [k for k in range(len(args)) if k not in held]
+
+    def function(*rest: Any) -> Any:
+        everything = list(args)
+        for k, value in zip(kept, rest, strict=True):
+            everything[k] = value
+        return f(*everything)
+
+    parameters = list(inspect.signature(f).parameters.values())
+    named: Any = function
+    named.__name__ = getattr(f, "__name__", "f")
+    if len(parameters) == len(args):
+        named.__signature__ = inspect.Signature([parameters[k] for k in kept])
+    if argnums is not None:
+        numbers = [argnums] if isinstance(argnums, int) else list(argnums)
+        for k in numbers:
+            if k % len(args) in held:
+                raise ArgumentError(
+                    f"argnums={argnums!r} names argument {k}, which the rule declares to have no "
+                    "derivative (nondiff_argnums); leave it out"
+                )
+        argnums = tuple(kept.index(k % len(args)) for k in numbers)
+    named.custom_kind = _custom_kind(f)
+    return function, tuple(args[k] for k in kept), argnums
+
+
+def _custom_kind(f: Callable[..., Any]) -> str | None:
+    if isinstance(f, jax.custom_vjp):
+        return "custom_vjp"
+    if isinstance(f, jax.custom_jvp):
+        return "custom_jvp"
+    return getattr(f, "custom_kind", None)
+
+
+def _is_plain(f: Any) -> bool:
+    """Whether a custom_vjp's rules may be called directly, with plain arrays."""
+    return isinstance(f, jax.custom_vjp) and not getattr(f, "symbolic_zeros", False)
+
+
+def _forward_by_jax(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The value that `f` returns while JAX differentiates it."""
+
+    def forward(*args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        moving = _moving(args)
+        return jax.vjp(_of_moving(f, leaves, tree, moving), *(leaves[k] for k in moving))[0]
+
+    return forward
+
+
+def _of_moving(
+    f: Callable[..., Any], leaves: Sequence[Any], tree: Any, moving: Sequence[int]
+) -> Callable[..., Any]:
+    def of_moving(*values: Any) -> Any:
+        everything = list(leaves)
+        for k, value in zip(moving, values, strict=True):
+            everything[k] = value
+        return f(*jax.tree.unflatten(tree, everything))
+
+    return of_moving
 
 
 def _pull_by_jax(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -169,21 +271,21 @@ def _pull_by_jax(f: Callable[..., Any]) -> Callable[..., Any]:
 
     def pull(cotangent: Any, *args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
-        moving = [k for k, x in enumerate(leaves) if _moves(x)]
-
-        def of_moving(*values: Any) -> Any:
-            everything = list(leaves)
-            for k, value in zip(moving, values, strict=True):
-                everything[k] = value
-            return f(*jax.tree.unflatten(tree, everything))
-
-        _, backward = jax.vjp(of_moving, *(leaves[k] for k in moving))
+        moving = _moving(args)
+        _, backward = jax.vjp(_of_moving(f, leaves, tree, moving), *(leaves[k] for k in moving))
         made: list[Any] = [None] * len(leaves)
         for k, piece in zip(moving, backward(cotangent), strict=True):
             made[k] = piece
-        return tuple(jax.tree.unflatten(tree, made)) if None not in made else _with_gaps(tree, made)
+        if any(piece is None for piece in made):
+            return _with_gaps(tree, made)
+        return tuple(jax.tree.unflatten(tree, made))
 
     return pull
+
+
+def _moving(args: Sequence[Any]) -> list[int]:
+    """Positions of the leaves that JAX differentiates with respect to."""
+    return [k for k, leaf in enumerate(jax.tree.leaves(tuple(args))) if _moves(leaf)]
 
 
 def _with_gaps(tree: Any, leaves: Sequence[Any]) -> tuple[Any, ...]:
@@ -202,6 +304,12 @@ def _moves(x: Any) -> bool:
     return bool(jnp.issubdtype(x.dtype, jnp.inexact))
 
 
+def first_line(error: Exception) -> str:
+    """An exception as `Type: first line of its message`."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def unit_like(leaf: Leaf, value: float) -> Any:
     """An array of one value as the cotangent of an output leaf; float0 where it has none."""
     if not leaf.differentiable:
@@ -210,7 +318,7 @@ def unit_like(leaf: Leaf, value: float) -> Any:
 
 
 def _refuse_nothing(rule: Rule, call: Call) -> None:
-    if rule.kind != "rules inside":
+    if rule.kind not in ("rules inside", "custom_jvp"):
         return
     floats = [k for k, leaf in enumerate(call.inputs) if leaf.differentiable]
     shapes = [jax.ShapeDtypeStruct(call.inputs[k].shape, call.inputs[k].dtype) for k in floats]

@@ -16,6 +16,9 @@ import jax.numpy as jnp
 from jacobians import program
 from jacobians.program import Program
 
+# operations with programs inside that `run` rebuilds
+ENTERED = ("scan", "while", "cond")
+
 
 def strip_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
     """The same function with every custom rule replaced by the program that it wraps.
@@ -54,8 +57,35 @@ def has_custom_rules(inner: Program) -> bool:
     )
 
 
-def run(inner: Program, values: Sequence[Any]) -> list[Any]:
-    """Evaluates a program at values, entering custom rules' programs instead of the rules."""
+def kept_rules(inner: Program) -> tuple[str, ...]:
+    """Operations with a custom rule inside that stripping cannot enter, by name."""
+    found: dict[str, None] = {}
+    for equation in inner.equations:
+        name = str(equation.primitive.name)
+        programs = program.inner_programs(equation)
+        enters = name in ENTERED or program.called_program(equation) is not None
+        if not enters and any(map(has_custom_rules, programs)):
+            found.setdefault(name)
+        for one in programs:
+            found.update(dict.fromkeys(kept_rules(one)))
+    return tuple(found)
+
+
+After = Callable[[list[Any]], list[Any]]
+
+
+def run(inner: Program, values: Sequence[Any], after: After | None = None) -> list[Any]:
+    """Evaluates a program at values, entering custom rules' programs instead of the rules.
+
+    Args:
+        inner: the program.
+        values: one value per input.
+        after: applied to the results of every operation, to rounding errors of one's own say;
+            with it, every program inside is entered that can be.
+
+    Returns:
+        One value per output.
+    """
     environment: dict[Any, Any] = dict(zip(inner.inputs, values, strict=True))
     environment.update(inner.constants)
 
@@ -63,40 +93,43 @@ def run(inner: Program, values: Sequence[Any]) -> list[Any]:
         return program.literal_value(atom) if program.is_literal(atom) else environment[atom]
 
     for equation in inner.equations:
-        results = _evaluate(equation, [read(atom) for atom in equation.invars])
+        results = _evaluate(equation, [read(atom) for atom in equation.invars], after)
         environment.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in inner.outputs]
 
 
-def _evaluate(equation: Any, values: list[Any]) -> list[Any]:
+def _evaluate(equation: Any, values: list[Any], after: After | None) -> list[Any]:
     own_rule = equation.primitive.name in program.CUSTOM_RULES
-    if not own_rule and not any(map(has_custom_rules, program.inner_programs(equation))):
-        return program.evaluate(equation, values)
+    inside = program.inner_programs(equation)
+    if not own_rule and not (inside if after else any(map(has_custom_rules, inside))):
+        results = program.evaluate(equation, values)
+        return after(results) if after else results
     called = program.called_program(equation)
     if called is not None:
-        return run(called, values)
+        return run(called, values, after)
     name = equation.primitive.name
     if name == "scan":
-        return _scan(program.scan_parts(equation), values)
+        return _scan(program.scan_parts(equation), values, after)
     if name == "while":
-        return _while(equation, values)
+        return _while(equation, values, after)
     if name == "cond":
-        choices = [_as_branch(p) for p in program.branches(equation)]
+        choices = [_as_branch(p, after) for p in program.branches(equation)]
         return list(jax.lax.switch(values[0], choices, *values[1:]))
-    # a rule inside an operation that cannot be rebuilt from outside keeps its rule
-    return program.evaluate(equation, values)
+    # a rule inside an operation that cannot be rebuilt from outside keeps its rule: `kept_rules`
+    results = program.evaluate(equation, values)
+    return after(results) if after else results
 
 
-def _as_branch(inner: Program) -> Callable[..., Any]:
-    return lambda *values: run(inner, values)
+def _as_branch(inner: Program, after: After | None) -> Callable[..., Any]:
+    return lambda *values: run(inner, values, after)
 
 
-def _scan(parts: program.ScanParts, values: list[Any]) -> list[Any]:
+def _scan(parts: program.ScanParts, values: list[Any], after: After | None) -> list[Any]:
     constants = values[: parts.constants]
     first_slice = parts.constants + parts.carries
 
     def body(carry: Any, slices: Any) -> Any:
-        results = run(parts.body, [*constants, *carry, *slices])
+        results = run(parts.body, [*constants, *carry, *slices], after)
         return results[: parts.carries], results[parts.carries :]
 
     carry, stacked = jax.lax.scan(
@@ -109,15 +142,15 @@ def _scan(parts: program.ScanParts, values: list[Any]) -> list[Any]:
     return [*carry, *stacked]
 
 
-def _while(equation: Any, values: list[Any]) -> list[Any]:
+def _while(equation: Any, values: list[Any], after: After | None) -> list[Any]:
     condition, condition_constants, body, body_constants = program.while_parts(equation)
     for_condition = values[:condition_constants]
     for_body = values[condition_constants : condition_constants + body_constants]
     carry = values[condition_constants + body_constants :]
     return list(
         jax.lax.while_loop(
-            lambda state: run(condition, [*for_condition, *state])[0],
-            lambda state: run(body, [*for_body, *state]),
+            lambda state: run(condition, [*for_condition, *state], None)[0],
+            lambda state: run(body, [*for_body, *state], after),
             carry,
         )
     )

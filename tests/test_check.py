@@ -1,5 +1,7 @@
 """Planted mistakes are rejected, their right versions accepted, kinks recognised."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -365,7 +367,6 @@ def test_a_dictionary_is_made_of_it():
             lambda: check_vjp(scaled, jax.ShapeDtypeStruct((2,), jnp.float32)),
             "a check needs values",
         ),
-        (lambda: check_vjp(scaled, jnp.ones(2, jnp.complex64)), "is complex"),
     ],
 )
 def test_what_cannot_be_checked_is_refused_in_a_sentence(call, says):
@@ -379,3 +380,137 @@ def test_what_the_function_raises_is_not_a_verdict():
 
     with pytest.raises(RuntimeError, match="mine"):
         jacobians.check_vjp(f, 1.0, vjp=lambda c, x: (c,))
+
+
+def accepted(f, *args, vjp):
+    return bool(check_vjp(f, *args, vjp=vjp))
+
+
+def test_a_callback_is_checked_by_finite_differences_with_an_error_bar():
+    def f(x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return jax.pure_callback(
+            lambda v: np.sin(np.asarray(v)), shape, x, vmap_method="sequential"
+        )
+
+    (x,) = arrays((3,))
+    right = check_vjp(f, x, vjp=lambda c, x: (c * jnp.cos(x),))
+    assert right
+    assert right.truth == "finite differences"
+    assert any("error bar" in note for note in right.notes)
+    assert not check_vjp(f, x, vjp=lambda c, x: (1.001 * c * jnp.cos(x),))
+
+
+def test_a_loop_without_reverse_mode_is_checked_in_forward_mode():
+    def root(a):
+        step = lambda _, y: 0.5 * (y + a / y)  # noqa: E731
+        return jax.lax.while_loop(lambda s: s[0] < 30, lambda s: (s[0] + 1, step(0, s[1])), (0, a))[
+            1
+        ]
+
+    x = jnp.array([2.0, 5.0])
+    assert accepted(root, x, vjp=lambda c, a: (0.5 * c / jnp.sqrt(a),))
+    assert not accepted(root, x, vjp=lambda c, a: (0.5 * c / a,))
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.999, -1.0])
+def test_strong_curvature_is_no_kink(factor):
+    f = lambda x: jnp.sin(1e8 * x)  # noqa: E731
+    x = jnp.array([0.3, 1.0])
+    assert not accepted(f, x, vjp=lambda c, x: (factor * c * 1e8 * jnp.cos(1e8 * x),))
+
+
+def test_a_mistake_in_a_tiny_entry_is_not_hidden_by_a_large_neighbour():
+    square = lambda x: x * x  # noqa: E731
+    x = np.array([1e-12, 1.0, 3.0], np.float32)
+    assert accepted(square, x, vjp=lambda c, x: (2 * c * x,))
+    assert not accepted(square, x, vjp=lambda c, x: (c * jnp.where(x < 1e-6, -2 * x, 2 * x),))
+
+
+@pytest.mark.parametrize("factor", [1.01, 1.001])
+def test_a_mistake_in_single_precision_only_is_found(factor):
+    def vjp(c, x):
+        d = c * jnp.cos(x)
+        return (d * jnp.float32(factor) if x.dtype == jnp.float32 else d,)
+
+    assert not accepted(jnp.sin, *arrays((4,)), vjp=vjp)
+
+
+def test_cancellation_in_single_precision_is_no_mistake():
+    x = np.array([1e-4, 3e-4, 2e-3], np.float32)
+    assert accepted(lambda x: x - jnp.sin(x), x, vjp=lambda c, x: (c * (1 - jnp.cos(x)),))
+    far = np.array([9.0, 12.0], np.float32)
+    assert accepted(jnp.tanh, far, vjp=lambda c, x: (c * (1 - jnp.tanh(x) ** 2),))
+
+
+def test_a_saturated_softmax_is_linear_in_its_cotangent():
+    x = np.array([0.0, 30.0, -20.0], np.float32)
+    assert accepted(softmax, x, vjp=softmax_vjp)
+
+
+def test_arguments_without_derivative_are_left_out():
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def scale(k, x):
+        return k * x
+
+    scale.defvjp(lambda k, x: (k * x, None), lambda k, _, c: (k * c,))
+    assert check_vjp(scale, 2.0, jnp.ones(2)).rule == "custom_vjp"
+    assert check_vjp(scale, 2.0, jnp.ones(2))
+    with pytest.raises(ArgumentError, match="nondiff_argnums"):
+        check_vjp(scale, 2.0, jnp.ones(2), argnums=0)
+
+
+def test_rules_on_symbolic_zeros_are_checked_for_each_input_alone():
+    def made(wrong):
+        @jax.custom_vjp
+        def product(x, y):
+            return x * y
+
+        def fwd(x, y):
+            return x.value * y.value, (x.value, y.value, y.perturbed)
+
+        def bwd(kept, c):
+            x, y, perturbed = kept
+            return c * y * (1.0 if perturbed or not wrong else 2.0), c * x
+
+        product.defvjp(fwd, bwd, symbolic_zeros=True)
+        return product
+
+    x = jnp.array([2.0, 3.0])
+    assert check_vjp(made(False), x, x + 1)
+    assert [p.kind for p in check_vjp(made(True), x, x + 1).problems] == ["symbolic-zeros"]
+
+
+def test_a_jvp_rule_must_be_linear_and_return_the_functions_value():
+    @jax.custom_jvp
+    def squared_tangent(x):
+        return jnp.sin(x)
+
+    squared_tangent.defjvp(lambda p, t: (jnp.sin(p[0]), t[0] ** 2 * jnp.cos(p[0])))
+    assert [p.kind for p in check_vjp(squared_tangent, jnp.ones(2)).problems] == ["nonlinear"]
+
+    @jax.custom_jvp
+    def moved(x):
+        return jnp.sin(x)
+
+    moved.defjvp(lambda p, t: (jnp.sin(p[0]) + 1, t[0] * jnp.cos(p[0])))
+    assert [p.kind for p in check_vjp(moved, jnp.ones(2)).problems] == ["primal"]
+
+
+def test_complex_functions_are_checked_by_their_parts():
+    z = jnp.array([0.5 + 1.0j, -0.3 + 0.2j])
+    assert accepted(lambda z: z * z, z, vjp=lambda c, z: (2 * c * z,))
+    check = check_vjp(lambda z: z * z, z, vjp=lambda c, z: (2 * c * jnp.conj(z),))
+    assert not check
+    assert check.blocks[0].input == "z.real"
+
+
+def test_a_huge_dense_jacobian_is_probed_with_a_stated_probability():
+    (x,) = arrays((9000,))
+    right = check_vjp(softmax, x, vjp=softmax_vjp)
+    assert right
+    assert any("with a probability of at most" in note for note in right.notes)
+    wrong = lambda c, x: (softmax_vjp(c, x)[0].at[17].multiply(1.001),)  # noqa: E731
+    check = check_vjp(softmax, x, vjp=wrong)
+    assert check.blocks[0].wrong == 1
+    assert check.worst.input_index == (17,)

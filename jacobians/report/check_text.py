@@ -5,9 +5,15 @@
 
 from typing import Any
 
-from jacobians.check import BlockCheck, VJPCheck, WorstEntry
+from jacobians.check import BlockCheck, Problem, VJPCheck, WorstEntry
+from jacobians.diagnose import Diagnosis
+from jacobians.report.spy import tile_size
 from jacobians.report.text import LABEL, WIDTH, Style, number, plain, wrap
 from jacobians.structure import dimensions
+
+VERDICTS = {"right": "RIGHT", "wrong": "WRONG", "differs as declared": "DIFFERS AS DECLARED"}
+# blocks that are right are listed one by one up to this number
+MANY = 12
 
 
 def check_text(check: VJPCheck, style: Style = plain) -> str:
@@ -20,16 +26,70 @@ def check_text(check: VJPCheck, style: Style = plain) -> str:
     Returns:
         The report, without a newline at its end.
     """
-    verdict = "RIGHT" if check else "WRONG"
-    head = f"{check.name}: the hand-written derivative ({check.rule}) is {verdict}"
+    verb = "" if check.verdict == "differs as declared" else "is "
+    head = (
+        f"{check.name}: the hand-written derivative ({check.rule}) {verb}{VERDICTS[check.verdict]}"
+    )
     lines = [style(head, "good" if check else "bad")]
+    told = {d.message for d in check.diagnoses}
     for problem in check.problems:
-        lines += [style(line, "bad") for line in wrap(f"  {problem.kind}: {problem.message}", 4)]
-    for block in check.blocks:
+        if problem.message not in told:
+            text = f"  {problem.kind}: {problem.message}"
+            lines += [style(line, "bad") for line in wrap(text, 4)]
+    for k, diagnosis in enumerate(check.diagnoses):
+        if not diagnosis.inputs or not set(diagnosis.inputs) <= set(check.declared):
+            lines += diagnosis_text(diagnosis, _alternative(check, k), style)
+    lines += declared_text(check, style)
+    right = [b for b in check.blocks if b.verdict == "right"]
+    shown = [b for b in check.blocks if b.verdict != "right" or len(right) <= MANY]
+    for block in shown:
         lines += block_text(block, style)
+    if len(shown) < len(check.blocks):
+        lines.append(f"{len(check.blocks) - len(shown)} more blocks are right")
+    if check.blocks:
+        lines += [style(x, "note") for x in wrap(f"truth: {TRUTHS[check.truth]}", 6)]
     for note in check.notes:
         lines += [style(line, "note") for line in wrap(f"note: {note}", 6)]
     return "\n".join(lines)
+
+
+TRUTHS = {
+    "forward mode": "the derivative of the function's own program, rules stripped, by jax.jacfwd",
+    "reverse mode": "the derivative of the function's own program, rules stripped, by jax.jacrev",
+    "finite differences": "finite differences of the function, Richardson-extrapolated",
+}
+
+
+def _alternative(check: VJPCheck, k: int) -> bool:
+    """Whether a diagnosis explains what an earlier one explains too."""
+    mine = check.diagnoses[k].inputs
+    return bool(mine) and any(d.inputs == mine for d in check.diagnoses[:k])
+
+
+def diagnosis_text(diagnosis: Diagnosis, alternative: bool, style: Style = plain) -> list[str]:
+    """The lines of one diagnosis: what the mistake most likely is, and how well it fits."""
+    head = "or" if alternative else "likely"
+    share = f" ({diagnosis.kind}; explains {100 * diagnosis.fit:.5g} % of the difference)"
+    if diagnosis.kind == "unknown":
+        head, share = "unexplained", ""
+    elif diagnosis.fit == 1.0:
+        head, share = head if alternative else "cause", f" ({diagnosis.kind})"
+    text = diagnosis.message[0].upper() + diagnosis.message[1:]
+    role = "note" if alternative else "bad"
+    return [style(line, role) for line in wrap(f"  {head}: {text}{share}", 4)]
+
+
+def declared_text(check: VJPCheck, style: Style = plain) -> list[str]:
+    """The lines of what the caller declared."""
+    lines: list[str] = []
+    reasons = dict.fromkeys(check.declared.values())
+    for reason in reasons:
+        names = [n for n, r in check.declared.items() if r == reason]
+        text = f"  declared: {reason} (with respect to {', '.join(names)})"
+        lines += [style(line, "note") for line in wrap(text, 4)]
+    for fault in check.excused:
+        lines += [style(x, "note") for x in wrap(f"  declared: {fault.message}", 4)]
+    return lines
 
 
 def block_text(block: BlockCheck, style: Style = plain) -> list[str]:
@@ -43,18 +103,24 @@ def block_text(block: BlockCheck, style: Style = plain) -> list[str]:
         lines.append("  " + style(label.ljust(LABEL), "label") + first)
         lines.extend(" " * (LABEL + 2) + line for line in rest)
 
-    put("error", f"{block.error:.3g} (tolerance {block.tolerance:.3g})")
-    put("tolerance", block.tolerance_source)
-    if not block.ok:
-        put("wrong", f"{block.wrong} of {block.entries} entries")
+    put("error", f"{block.error:.3g} (noise floor {block.tolerance:.3g}) in {block.precision}")
+    put("noise floor", block.tolerance_source)
+    if block.wrong:
+        put("differs" if block.ok else "wrong", f"{block.wrong:,} of {block.entries:,} entries")
     if block.kinks:
         put(
             "kinks",
-            f"{block.kinks} {'entry differs' if block.kinks == 1 else 'entries differ'} at a kink, "
-            "within the one-sided derivatives: right",
+            f"{block.kinks:,} {'entry differs' if block.kinks == 1 else 'entries differ'} at a "
+            "kink, within the one-sided derivatives: right",
         )
-    if block.worst is not None and not block.ok:
+    if block.worst is not None and block.wrong:
         put("worst", worst_text(block.worst))
+    if block.picture and not block.ok:
+        for line in block.picture:
+            lines.append(" " * (LABEL + 2) + line)
+        size = tile_size(block.shape)
+        dot = "a wrong entry" if size == 1 else f"a wrong entry in a tile of {size}×{size}"
+        lines.append(" " * (LABEL + 2) + f"(a dot: {dot}; a row for each output entry)")
     return lines
 
 
@@ -79,13 +145,25 @@ def check_dict(check: VJPCheck) -> dict[str, Any]:
             "function": check.name,
             "rule": check.rule,
             "right": bool(check),
-            "problems": [{"kind": p.kind, "message": p.message} for p in check.problems],
+            "verdict": check.verdict,
+            "truth": check.truth,
+            "declared": dict(check.declared),
+            "problems": [_problem_dict(p) for p in check.problems],
+            "excused": [_problem_dict(p) for p in check.excused],
+            "diagnoses": [
+                {"kind": d.kind, "message": d.message, "fit": d.fit, "inputs": list(d.inputs)}
+                for d in check.diagnoses
+            ],
             "blocks": [_block_dict(b) for b in check.blocks],
             "worst": None if check.worst is None else _worst_dict(check.worst),
             "notes": list(check.notes),
         }
     )
     return result
+
+
+def _problem_dict(problem: Problem) -> dict[str, Any]:
+    return {"kind": problem.kind, "message": problem.message, "inputs": list(problem.inputs)}
 
 
 def _block_dict(block: BlockCheck) -> dict[str, Any]:
@@ -100,6 +178,8 @@ def _block_dict(block: BlockCheck) -> dict[str, Any]:
         "error": block.error,
         "tolerance": block.tolerance,
         "tolerance_source": block.tolerance_source,
+        "precision": block.precision,
+        "picture": list(block.picture),
         "worst": None if block.worst is None else _worst_dict(block.worst),
     }
 

@@ -1,0 +1,756 @@
+"""A program whose derivative can be edited while its values stay as they are.
+
+Every place where a hand-written derivative is likely to go wrong becomes a switch: the tangent that
+enters an operation by one operand is multiplied by a number (0: the path is missing, −1: its sign
+is wrong); the value that an operation is linearised at is exchanged for another of the same shape;
+a local derivative is left out, applied twice, inverted. Setting the switches and taking a JVP gives
+the derivative that such a mistake would give. A loop is edited in all its steps alike.
+
+    >>> edited = Edited(inner)
+    >>> edited.evaluate([Setting(scales={3: 0.0})], values, tangents)
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jacobians import program
+from jacobians.diagnose.alternatives import (
+    ELEMENTWISE,
+    LINEAR,
+    MASKS,
+    WITHOUT_DERIVATIVE,
+    alternatives,
+    multipliers,
+)
+from jacobians.diagnose.words import Place, place_of
+from jacobians.program import Program
+from jacobians.strip import run
+
+Array = NDArray[Any]
+MAX_VALUES = 10
+# beyond this many elements only switches that cost no copies are made
+MAX_SIZE = 1 << 16
+# how many settings are evaluated together
+BATCH = 64
+# and up to how many elements of the inputs
+MAX_BATCH = 1 << 22
+
+
+@dataclass
+class Edge:
+    """A place where a path can be cut: the places it passes, and whether that is in a loop."""
+
+    places: list[Place]
+    looped: bool
+
+    @property
+    def place(self) -> Place:
+        """The place that names the path best."""
+        return max(self.places, key=lambda p: p.rank)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting of a choice: the kind of mistake that it stands for, and words for it."""
+
+    kind: str
+    text: str
+
+
+@dataclass
+class Choice:
+    """A switch with several positions; position 0 is the program as it is.
+
+    Attributes:
+        place: where it is.
+        options: what its positions stand for; the first is the program as it is.
+        arrays: the array that each position puts there, or None where the program chooses.
+    """
+
+    place: Place
+    options: list[Option]
+    arrays: list[Any] | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Which switches are moved: edges to other numbers, choices to other positions."""
+
+    scales: tuple[tuple[int, float], ...] = ()
+    choices: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A value that may stand in another's place."""
+
+    name: str
+    value: Any
+
+
+@jax.custom_jvp
+def _carrier(x: Any) -> Any:
+    return jnp.zeros_like(x)
+
+
+@_carrier.defjvp
+def _carrier_jvp(primals: Any, tangents: Any) -> Any:
+    return jnp.zeros_like(primals[0]), tangents[0]
+
+
+def carrier(x: Any) -> Any:
+    """Zero, with the tangent of x: adding it to a constant moves the tangent there."""
+    return _carrier(x)
+
+
+hold = jax.lax.stop_gradient
+
+
+@dataclass(eq=False)
+class Edited:
+    """A program with switches in its derivative.
+
+    Attributes:
+        inner: the program.
+        names: names of its inputs.
+        small: whether values are small enough to keep others to exchange them for.
+        edges: the edges, found as the program is traced.
+        choices: the choices.
+        recorded: the values that the program computes outside loops.
+    """
+
+    inner: Program
+    names: Sequence[str]
+    small: bool = True
+    edges: list[Edge] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    recorded: list[Candidate] = field(default_factory=list)
+    _edge_keys: dict[Any, int] = field(default_factory=dict)
+    _choice_keys: dict[Any, int] = field(default_factory=dict)
+
+    def survey(self, values: Sequence[Any]) -> None:
+        """Finds all switches, at values."""
+        self._run(values, _Switches(recording=True))
+
+    def evaluate(
+        self, settings: Sequence[Setting], values: Sequence[Any], tangents: Sequence[Any]
+    ) -> Array:
+        """Edited derivatives times tangents.
+
+        Args:
+            settings: which switches to move, one derivative for each.
+            values: the program's inputs.
+            tangents: one array per input with one more axis in front, for several tangents.
+
+        Returns:
+            By setting, tangent and entry of all outputs.
+        """
+        held = tuple(k for k, c in enumerate(self.choices) if c.arrays is not None)
+        size = len(tangents[0]) * sum(int(np.size(v)) for v in values)
+        size += sum(int(np.size(self._array(c, 0))) for c in held)
+        # one width for all, so that operations are compiled once; a loop is compiled every time
+        width = max(1, min(BATCH, MAX_BATCH // max(size, 1)))
+        width = len(settings) if self.has_loops else width
+        parts = []
+        for start in range(0, len(settings), width):
+            batch = settings[start : start + width]
+            parts.append(self._batch(batch, held, width, values, tangents)[: len(batch)])
+        return np.concatenate(parts)
+
+    def _batch(
+        self,
+        settings: Sequence[Setting],
+        held: tuple[int, ...],
+        width: int,
+        values: Sequence[Any],
+        tangents: Sequence[Any],
+    ) -> Array:
+        """Derivatives for as many settings as are evaluated together."""
+        scales = np.ones((width, max(len(self.edges), 1)))
+        chosen = np.zeros((width, max(len(self.choices), 1)), np.int32)
+        overrides = {c: [self._array(c, 0)] * width for c in held}
+        for k, setting in enumerate(settings):
+            for edge, number in setting.scales:
+                scales[k, edge] = number
+            for choice, position in setting.choices:
+                chosen[k, choice] = position
+                if choice in overrides:
+                    overrides[choice][k] = self._array(choice, position)
+
+        def one(s: Any, c: Any, arrays: Any) -> Any:
+            def f(*v: Any) -> Any:
+                return self._run(v, _Switches(s, c, arrays))
+
+            def along(*t: Any) -> Any:
+                made = jax.jvp(f, tuple(values), t)[1]
+                return jnp.concatenate([jnp.ravel(x) for x in made])
+
+            return jax.vmap(along)(*tangents)
+
+        # operation by operation: compiling a program for every question takes longer
+        stacked = {c: jnp.asarray(np.stack(arrays)) for c, arrays in overrides.items()}
+        return np.asarray(jax.vmap(one)(scales, chosen, stacked))
+
+    def _array(self, choice: int, position: int) -> Any:
+        arrays = self.choices[choice].arrays
+        assert arrays is not None
+        return arrays[position]
+
+    @property
+    def has_loops(self) -> bool:
+        """Whether the program has a loop, which is compiled at each evaluation."""
+        return any(edge.looped for edge in self.edges)
+
+    def _run(self, values: Sequence[Any], switches: "_Switches") -> tuple[Any, ...]:
+        walk = _Walk(self, switches)
+        named = [Candidate(n, hold(v)) for n, v in zip(self.names, values, strict=True)]
+        return tuple(
+            walk.frame(self.inner, list(values), [True] * len(values), (), named, self.names)[0]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Switches:
+    """Positions of all switches.
+
+    Attributes:
+        scales: one number per edge.
+        chosen: one position per choice.
+        arrays: arrays to put into choices, by number.
+        recording: whether switches are being found rather than moved.
+    """
+
+    scales: Any = None
+    chosen: Any = None
+    arrays: Any = field(default_factory=dict)
+    recording: bool = False
+
+
+@dataclass(eq=False)
+class _Walk:
+    """One evaluation."""
+
+    edited: Edited
+    switches: _Switches
+    looped: bool = False
+
+    def scale(self, key: Any, place: Place, value: Any) -> tuple[int, Any]:
+        """The number of an edge, and a value with its tangent multiplied by the switch."""
+        keys = self.edited._edge_keys
+        if key not in keys:
+            keys[key] = len(self.edited.edges)
+            self.edited.edges.append(Edge([place], self.looped))
+        number = keys[key]
+        if self.switches.recording:
+            return number, value
+        factor = self.switches.scales[number].astype(value.dtype)
+        return number, hold(value) + factor * carrier(value)
+
+    def choose(self, key: Any, place: Place, options: list[Option], values: list[Any]) -> Any:
+        """One of several values that the program has, by a switch."""
+        keys = self.edited._choice_keys
+        if key not in keys:
+            keys[key] = len(self.edited.choices)
+            self.edited.choices.append(Choice(place, [Option("", ""), *options], None))
+        if self.switches.recording:
+            return values[0]
+        return jnp.stack([jnp.asarray(v) for v in values])[self.switches.chosen[keys[key]]]
+
+    def put(
+        self, key: Any, place: Place, value: Any,
+        found: Callable[[], tuple[list[Option], list[Any]]],
+    ) -> Any:  # fmt: skip
+        """A value, or the array that a switch puts in its place; looked for when recording."""
+        keys = self.edited._choice_keys
+        if self.switches.recording and key not in keys:
+            options, values = found()
+            if options:
+                keys[key] = len(self.edited.choices)
+                arrays = [np.asarray(v) for v in [value, *values]]
+                self.edited.choices.append(Choice(place, [Option("", ""), *options], arrays))
+        if key in keys and keys[key] in self.switches.arrays:
+            moved = self.switches.chosen[keys[key]] > 0
+            return jnp.where(moved, self.switches.arrays[keys[key]], value)
+        return value
+
+    def stand_in(self, key: Any, place: Place, value: Any, own: Candidate | None,
+                 candidates: list[Candidate], factor: bool) -> Any:  # fmt: skip
+        """A value with its tangent, or another in its place, for all that is computed from it."""
+        if not self.edited.small or self.looped or not _is_float(value):
+            return value
+        found = lambda: _stand_ins(hold(value), own, candidates, factor)  # noqa: E731
+        return self.put((*key, "value"), place, hold(value), found) + carrier(value)
+
+    def frame(
+        self,
+        inner: Program,
+        values: list[Any],
+        active: list[bool],
+        path: tuple[Any, ...],
+        outer: list[Candidate],
+        names: Sequence[str] = (),
+    ) -> tuple[list[Any], list[bool]]:
+        """Evaluates one program; `active` says which inputs carry tangents."""
+        environment: dict[Any, Any] = dict(zip(inner.inputs, values, strict=True))
+        environment.update(inner.constants)
+        moving = {v for v, a in zip(inner.inputs, active, strict=True) if a}
+        uses: dict[Any, int] = {}
+        for equation in inner.equations:
+            for atom in equation.invars:
+                if not program.is_literal(atom):
+                    uses[atom] = uses.get(atom, 0) + 1
+        needed = self.edited.small and (self.looped or self.switches.recording)
+        plain = self._plain_values(inner, values, names) if needed else {}
+        candidates = [*plain.values(), *outer]
+        factors = _factors(inner)
+        if self.switches.recording and not self.looped:
+            self.edited.recorded += plain.values()
+        if not path:
+            whole = Place("the inputs", "", "", "", 0)
+            for k, v in enumerate(inner.inputs):
+                environment[v] = self.stand_in(
+                    ("input", k), whole, environment[v], plain.get(v), candidates, v in factors
+                )
+        edge_of: dict[Any, int] = {}
+
+        def read(atom: Any) -> Any:
+            return program.literal_value(atom) if program.is_literal(atom) else environment[atom]
+
+        for number, equation in enumerate(inner.equations):
+            operands = [read(atom) for atom in equation.invars]
+            here = [not program.is_literal(a) and a in moving for a in equation.invars]
+            key = (*path, number)
+            results, active_out, edge = self._equation(
+                equation, operands, here, key, candidates, plain, uses, edge_of
+            )
+            if len(results) == 1 and active_out[0] and equation.outvars[0] not in inner.outputs:
+                own = plain.get(equation.outvars[0])
+                factor = equation.outvars[0] in factors
+                place = place_of(equation)
+                results = [self.stand_in(key, place, results[0], own, candidates, factor)]
+            environment.update(zip(equation.outvars, results, strict=True))
+            moving.update(v for v, a in zip(equation.outvars, active_out, strict=True) if a)
+            if edge is not None and len(equation.outvars) == 1:
+                edge_of[equation.outvars[0]] = edge
+        return (
+            [read(atom) for atom in inner.outputs],
+            [not program.is_literal(a) and a in moving for a in inner.outputs],
+        )
+
+    def _plain_values(
+        self, inner: Program, values: list[Any], names: Sequence[str]
+    ) -> dict[Any, Candidate]:
+        """Every value of a program, without tangents, by variable."""
+        found: dict[Any, Candidate] = {}
+        environment: dict[Any, Any] = dict(zip(inner.inputs, map(hold, values), strict=True))
+        environment.update(inner.constants)
+        for k, v in enumerate(inner.inputs):
+            if k < len(names) and names[k]:
+                found[v] = Candidate(names[k], environment[v])
+            elif not names:
+                found[v] = Candidate("an operand", environment[v])
+        outputs = {a for a in inner.outputs if not program.is_literal(a)}
+        for equation in inner.equations:
+            operands = [
+                program.literal_value(a) if program.is_literal(a) else environment[a]
+                for a in equation.invars
+            ]
+            results = program.evaluate(equation, operands)
+            environment.update(zip(equation.outvars, results, strict=True))
+            for v, result in zip(equation.outvars, results, strict=True):
+                if _is_array(result):
+                    place = place_of(equation)
+                    name = f"the result of `{place.name}`"
+                    if place.line:
+                        name += f" in `{place.line[:40]}`"
+                    found[v] = Candidate(name, result)
+        for k, v in enumerate(inner.outputs):
+            if v in outputs and v in found and v not in inner.inputs:
+                label = "the output" if names and not names[0].startswith("the ") else "the result"
+                if names and names[0].startswith("the "):
+                    label = f"the value after the step ({found[v].name[4:]})"
+                found[v] = Candidate(label, found[v].value)
+            del k
+        return found
+
+    def _equation(
+        self,
+        equation: Any,
+        operands: list[Any],
+        active: list[bool],
+        key: tuple[Any, ...],
+        candidates: list[Candidate],
+        plain: dict[Any, Candidate],
+        uses: dict[Any, int],
+        edge_of: dict[Any, int],
+    ) -> tuple[list[Any], list[bool], int | None]:
+        if not any(active):
+            return list(program.evaluate(equation, operands)), [False] * len(equation.outvars), None
+        called = program.called_program(equation)
+        if called is not None:
+            results, moving = self.frame(called, operands, active, key, candidates)
+            return results, moving, None
+        name = str(equation.primitive.name)
+        loops = {"scan": self._scan, "while": self._while, "cond": self._cond}
+        if name in loops:
+            results = loops[name](equation, operands, active, key, candidates)
+            return results, [_is_float(r) for r in results], None
+        if name in WITHOUT_DERIVATIVE or not any(
+            jnp.issubdtype(program.dtype_of(v), jnp.inexact) for v in equation.outvars
+        ):
+            return list(program.evaluate(equation, operands)), [False] * len(equation.outvars), None
+        return self._operation(
+            equation, name, operands, active, key, candidates, plain, uses, edge_of
+        )
+
+    def _operation(
+        self,
+        equation: Any,
+        name: str,
+        operands: list[Any],
+        active: list[bool],
+        key: tuple[Any, ...],
+        candidates: list[Candidate],
+        plain: dict[Any, Candidate],
+        uses: dict[Any, int],
+        edge_of: dict[Any, int],
+    ) -> tuple[list[Any], list[bool], int | None]:
+        """An operation as its value plus one tangent for each operand, each with its switches."""
+        place = place_of(equation)
+        fixed = [hold(v) if _is_float(v) else v for v in operands]
+        total = [hold(r) if _is_float(r) else r for r in program.evaluate(equation, fixed)]
+        movers = [k for k, a in enumerate(active) if a and _is_float(operands[k])]
+        edge: int | None = None
+        for k in movers:
+            atom = equation.invars[k]
+            edge = edge_of.get(atom) if uses.get(atom) == 1 else None
+            value = operands[k]
+            if edge is None:
+                edge, value = self.scale((*key, k), place, value)
+            elif place not in self.edited.edges[edge].places:
+                self.edited.edges[edge].places.append(place)
+            linearised = self._exchanged(equation, name, place, k, fixed, key, candidates, plain)
+            tangents = _tangents(equation, linearised, k, value)
+            if self.edited.small and len(total) == 1:
+                tangents = [self._altered(equation, name, place, k, fixed, key, value, tangents[0])]
+            total = [t + u if _is_float(t) else t for t, u in zip(total, tangents, strict=True)]
+        return total, [_is_float(t) for t in total], edge if len(movers) == 1 else None
+
+    def _altered(
+        self, equation: Any, name: str, place: Place, k: int, fixed: list[Any], key: Any,
+        value: Any, tangent: Any,
+    ) -> Any:  # fmt: skip
+        """The tangent of a result, or what is often written in place of it."""
+        moving = carrier(value)
+        others = alternatives(equation, name, fixed, k, moving, tangent)
+        if others:
+            options = [Option(a.kind, a.text) for a in others]
+            values = [tangent, *(a.tangent for a in others)]
+            tangent = self.choose((*key, k, "derivative"), place, options, values)
+        if name not in ELEMENTWISE or np.shape(fixed[k]) != np.shape(tangent) or self.looped:
+            return tangent
+        number = (*key, k, "local")
+
+        if self.switches.recording:
+            right, made = multipliers(equation, name, fixed, k)
+            options = [Option(kind, text) for kind, text, _ in made]
+            self.put(number, place, right, lambda: (options, [m for _, _, m in made]))
+            return tangent
+        choice = self.edited._choice_keys.get(number)
+        if choice in self.switches.arrays:
+            moved = self.switches.chosen[choice] > 0
+            return jnp.where(moved, self.switches.arrays[choice] * moving, tangent)
+        return tangent
+
+    def _exchanged(
+        self,
+        equation: Any,
+        name: str,
+        place: Place,
+        k: int,
+        fixed: list[Any],
+        key: tuple[Any, ...],
+        candidates: list[Candidate],
+        plain: dict[Any, Candidate],
+    ) -> list[Any]:
+        """The values that operand k's tangent is propagated at, each with its switch."""
+        result = list(fixed)
+        if not self.edited.small or name in LINEAR:
+            return result
+        bilinear = name in ("mul", "dot_general", "conv_general_dilated")
+        for j, value in enumerate(fixed):
+            if (bilinear and j == k) or (name == "select_n" and j != 0):
+                continue
+            if name == "div" and k == 0 and j == 0:
+                continue
+            atom = equation.invars[j]
+            own = None if program.is_literal(atom) else plain.get(atom)
+            number = (*key, k, j)
+
+            def found(
+                j: int = j, value: Any = value, own: Candidate | None = own
+            ) -> tuple[list[Option], list[Any]]:
+                return _replacements(equation, name, j, value, own, candidates, fixed)
+
+            if self.looped:
+                options, values = found()
+                if options:
+                    result[j] = self.choose(number, place, options, [value, *values])
+            else:
+                result[j] = self.put(number, place, value, found)
+        return result
+
+    def _scan(
+        self, equation: Any, operands: list[Any], active: list[bool], key: Any,
+        candidates: list[Candidate],
+    ) -> list[Any]:  # fmt: skip
+        parts = program.scan_parts(equation)
+        first = parts.constants + parts.carries
+        place = place_of(equation)
+        names = (
+            ["the constant of the loop"] * parts.constants
+            + ["the state before the step"] * parts.carries
+            + ["the slice of this step"] * (len(operands) - first)
+        )
+        outside = [c for c in candidates if np.ndim(c.value) <= 3]
+
+        def body(carry: Any, slices: Any) -> Any:
+            carried = self._carried(key, place, carry)
+            given = [*operands[: parts.constants], *carried, *slices]
+            moving = [_is_float(v) for v in given]
+            results, _ = self._within(parts.body, given, moving, key, outside, names)
+            kept = [r.astype(c.dtype) for r, c in zip(results, carry, strict=False)]
+            return kept, results[parts.carries :]
+
+        carry, stacked = jax.lax.scan(
+            body, operands[parts.constants : first], operands[first:],
+            length=parts.length, reverse=parts.reverse,
+        )  # fmt: skip
+        del active
+        return [*carry, *stacked]
+
+    def _carried(self, key: Any, place: Place, carry: Sequence[Any]) -> list[Any]:
+        """Carried values, each with a switch that cuts the path through earlier steps."""
+        result = []
+        state = Place("the earlier steps of the loop", "", place.line, place.where, 5)
+        outer, self.looped = self.looped, True
+        for k, v in enumerate(carry):
+            result.append(self.scale((*key, "carry", k), state, v)[1] if _is_float(v) else v)
+        self.looped = outer
+        return result
+
+    def _within(
+        self, inner: Program, given: list[Any], moving: list[bool], key: Any,
+        candidates: list[Candidate], names: Sequence[str],
+    ) -> tuple[list[Any], list[bool]]:  # fmt: skip
+        outer, self.looped = self.looped, True
+        made = self.frame(inner, given, moving, (*key, "body"), candidates, names)
+        self.looped = outer
+        return made
+
+    def _while(
+        self, equation: Any, operands: list[Any], active: list[bool], key: Any,
+        candidates: list[Candidate],
+    ) -> list[Any]:  # fmt: skip
+        condition, skip, body, constants = program.while_parts(equation)
+        tested, held = operands[:skip], operands[skip : skip + constants]
+        start = operands[skip + constants :]
+        place = place_of(equation)
+        names = ["the constant of the loop"] * constants
+        names += ["the state before the step"] * len(start)
+
+        def step(carry: Any) -> Any:
+            given = [*held, *self._carried(key, place, carry)]
+            moving = [_is_float(v) for v in given]
+            results, _ = self._within(body, given, moving, key, candidates, names)
+            return [
+                r.astype(c.dtype) if _is_float(c) else r
+                for r, c in zip(results, carry, strict=True)
+            ]
+
+        del active
+        return list(
+            jax.lax.while_loop(lambda c: run(condition, [*tested, *c])[0], step, list(start))
+        )
+
+    def _cond(
+        self, equation: Any, operands: list[Any], active: list[bool], key: Any,
+        candidates: list[Candidate],
+    ) -> list[Any]:  # fmt: skip
+        branches: list[Callable[..., Any]] = []
+        for number, inner in enumerate(program.branches(equation)):
+
+            def branch(*given: Any, inner: Program = inner, number: int = number) -> Any:
+                return self.frame(inner, list(given), active[1:], (*key, number), candidates)[0]
+
+            branches.append(branch)
+        return list(jax.lax.switch(operands[0], branches, *operands[1:]))
+
+
+def _tangents(equation: Any, linearised: list[Any], k: int, value: Any) -> list[Any]:
+    """Zero outputs with the tangents that operand k contributes, linearised at given values."""
+    # the value of the switch, with the tangent of the operand
+    mover = hold(linearised[k]) + carrier(value).astype(linearised[k].dtype)
+    given = [mover if j == k else v for j, v in enumerate(linearised)]
+    if equation.primitive.name == "custom_linear_solve":
+        # its JVP rule asks for tangents of all operands, be they 0
+        nothing = 0.0 * jnp.sum(carrier(value))
+        given = [
+            v if j == k or not _is_float(v) else v + nothing.astype(v.dtype)
+            for j, v in enumerate(given)
+        ]
+    return [carrier(r) if _is_float(r) else r for r in program.evaluate(equation, given)]
+
+
+def _replacements(
+    equation: Any,
+    name: str,
+    j: int,
+    value: Any,
+    own: Candidate | None,
+    candidates: list[Candidate],
+    fixed: list[Any],
+) -> tuple[list[Option], list[Any]]:
+    """Values that may stand in an operand's place when it is differentiated."""
+    options: list[Option] = []
+    values: list[Any] = []
+    what = own.name if own is not None else "its operand"
+    mask = name in MASKS
+    kind = "mask-source" if mask else "stale-residual"
+
+    def add(kind: str, text: str, v: Any) -> None:
+        options.append(Option(kind, text))
+        values.append(jnp.asarray(v).astype(jnp.result_type(value)))
+
+    if not _is_float(value):
+        if jnp.result_type(value) == jnp.bool_:
+            add("mask-inverted", "the mask of {place} is inverted", ~value)
+            for c in _fitting(value, own, candidates, jnp.bool_):
+                add(kind, f"the mask of {{place}} is {c.name} instead of {what}", c.value)
+            for c in _fitting(value, own, candidates, None)[:MAX_VALUES]:
+                sign = f"the mask of {{place}} is taken from the sign of {c.name}"
+                add(kind, sign, c.value > 0)
+        return options, values
+    words = (
+        f"the mask of {{place}} is taken from {{c}} instead of {what}"
+        if mask
+        else f"{{c}} is used in the derivative of {{place}} where {what} belongs: look at which "
+        "value fwd saves"
+    )
+    for c in _fitting(value, own, candidates, None)[:MAX_VALUES]:
+        add(kind, words.replace("{c}", c.name), c.value)
+        if name == "custom_linear_solve":
+            solved = _solution_as(equation, fixed, j, c.value)
+            if solved is not None:
+                add("stale-residual",
+                    f"{c.name} is used in the derivative of {{place}} where its solution belongs",
+                    solved)  # fmt: skip
+    shape = np.shape(value)
+    if 2 <= len(shape) <= 4:
+        for axes in itertools.permutations(range(len(shape))):
+            if axes != tuple(range(len(shape))) and tuple(shape[a] for a in axes) == shape:
+                add("transposed", f"{what} is transposed in the derivative of {{place}}",
+                    jnp.transpose(value, axes))  # fmt: skip
+    if name in ("conv_general_dilated", "dot_general"):
+        long = [a for a, n in enumerate(shape) if n > 1]
+        for count in (1, 2):
+            for chosen in itertools.combinations(long, count):
+                add("flipped", f"{what} is reversed along axis {listed_axes(chosen)} in the "
+                    "derivative of {place}", jnp.flip(value, chosen))  # fmt: skip
+    if name in ("mul", "div"):
+        doing = "multiply by" if name == "mul" else "divide by"
+        if not (name == "div" and j == 0):
+            add("factor", f"the factor {what} is missing in the derivative of {{place}}: {doing} it"
+                if name == "mul" else f"the division by {what} is missing in {{place}}",
+                jnp.ones_like(value))  # fmt: skip
+            once = "multiplied" if name == "mul" else "divided"
+            add("factor", f"it is {once} by {what} once too often in {{place}}", value * value)
+            if name == "mul":
+                add("factor", f"it is divided by {what} instead of multiplied, in {{place}}",
+                    1 / value)  # fmt: skip
+    return options, values
+
+
+def _factors(inner: Program) -> set[Any]:
+    """Variables that something is multiplied with or divided by."""
+    found: set[Any] = set()
+    for equation in inner.equations[::-1]:
+        name = equation.primitive.name
+        spread = name == "broadcast_in_dim" and equation.outvars[0] in found
+        if spread or name in ("mul", "div", "dot_general", "conv_general_dilated"):
+            found.update(a for a in equation.invars if not program.is_literal(a))
+    return found
+
+
+def _stand_ins(
+    value: Any, own: Candidate | None, candidates: list[Candidate], factor: bool
+) -> tuple[list[Option], list[Any]]:
+    """Values that may have been computed with in an operand's place throughout."""
+    what = own.name if own is not None else "an operand"
+    options, values = [], []
+    if factor:
+        options.append(Option("factor", f"{what} counts as 1: a factor {what} is missing"))
+        values.append(jnp.ones_like(value))
+    for c in _fitting(value, own, candidates, None)[:MAX_VALUES]:
+        text = f"{c.name} is used where {what} belongs: look at which value fwd saves"
+        options.append(Option("stale-residual", text))
+        values.append(jnp.asarray(c.value).astype(value.dtype))
+    shape = np.shape(value)
+    if 2 <= len(shape) <= 4:
+        for axes in itertools.permutations(range(len(shape))):
+            if axes != tuple(range(len(shape))) and tuple(shape[a] for a in axes) == shape:
+                options.append(Option("transposed", f"{what} is transposed where it is used"))
+                values.append(jnp.transpose(value, axes))
+    return options, values
+
+
+def listed_axes(axes: Sequence[int]) -> str:
+    """`1` or `1 and 2`."""
+    return " and ".join(str(a) for a in axes)
+
+
+def _solution_as(equation: Any, fixed: list[Any], j: int, wanted: Any) -> Any:
+    """The right-hand side for which a linear solve gives the wanted solution, or None."""
+    matvec, count, constants = program.linear_solve_parts(equation)
+    if j < constants or np.shape(wanted) != np.shape(fixed[j]) or len(fixed) != constants + 1:
+        return None
+    return run(matvec, [*fixed[:count], wanted])[0]
+
+
+def _fitting(
+    value: Any, own: Candidate | None, candidates: list[Candidate], dtype: Any
+) -> list[Candidate]:
+    """Candidates of the same shape: those of a boolean dtype, or floats where it is None."""
+    found: dict[int, Candidate] = {}
+    for c in candidates:
+        if c is own or np.shape(c.value) != np.shape(value) or not _is_array(c.value):
+            continue
+        if np.iscomplexobj(c.value) != np.iscomplexobj(value):
+            continue
+        boolean = jnp.result_type(c.value) == jnp.bool_
+        if (boolean if dtype is not None else _is_float(c.value)) and c.value is not value:
+            found.setdefault(id(c.value), c)
+    # what the user can name comes first, then what is computed last
+    named = [c for c in found.values() if not c.name.startswith("the result of")]
+    rest = [c for c in found.values() if c.name.startswith("the result of")]
+    return named + rest[::-1]
+
+
+def _is_float(x: Any) -> bool:
+    return _is_array(x) and bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
+
+
+def _is_array(x: Any) -> bool:
+    dtype = getattr(x, "dtype", None)
+    return (
+        dtype is not None
+        and not jnp.issubdtype(dtype, jax.dtypes.extended)
+        and (dtype != jax.dtypes.float0)
+    )

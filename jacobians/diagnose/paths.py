@@ -1,0 +1,374 @@
+"""Hypotheses about the program: a path missing, counted twice, of wrong sign; a value exchanged.
+
+The difference between the rule and the derivative is multiplied by a few random tangents, and so is
+the difference that each edit of the program's derivative makes (`edits`). An edit explains the
+mistake when the two agree, up to a number where the edit is a path: −1 means that the path is
+missing, 1 that it is counted twice, −2 that its sign is wrong.
+
+    >>> explained(case, oracle)
+    [Diagnosis(kind='missing-term', message='the path through `mean` …', fit=1.0, inputs=('x',))]
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jacobians import program
+from jacobians.arguments import Call
+from jacobians.diagnose.case import LEFT, Case, Diagnosis
+from jacobians.diagnose.edits import MAX_SIZE, Edited, Setting
+from jacobians.diagnose.words import Place, ratio_text
+from jacobians.oracle import Oracle
+
+Array = NDArray[Any]
+
+TANGENTS = 4
+MAX_PAIRED = 60
+# numbers that a path's factor most likely is
+LIKELY = (-1.0, 1.0, -2.0)
+# kinds that explain some differences by accident
+ACCIDENTAL = (
+    "stale-residual",
+    "factor",
+    "local-derivative",
+    "transposed",
+    "flipped",
+    "mask-source",
+)
+# which kind of explanation is believed first where several fit
+ORDER = (
+    "missing-term", "double-term", "sign", "mask-inverted", "mask-missing", "missing-sum",
+    "wrong-axis", "mean-for-sum", "factor", "transposed", "flipped", "mask-source",
+    "stale-residual", "local-derivative",
+)  # fmt: skip
+
+
+@dataclass(eq=False)
+class Programs:
+    """The call's program with switches, shared by all its inputs."""
+
+    call: Call
+    oracle: Oracle
+
+    def __post_init__(self) -> None:
+        call = self.call
+        held = call.with_values(self.oracle.wide)
+        keep = [k for k, leaf in enumerate(call.outputs) if leaf.differentiable]
+        flat = held.flat(call.selected)
+        self.values = [jnp.asarray(self.oracle.wide[k]) for k in call.selected]
+        inner = program.trace(lambda *v: [flat(*v)[k] for k in keep], self.values)
+        size = sum(v.size for v in self.values) + sum(call.outputs[k].size for k in keep)
+        names = [call.inputs[k].name for k in call.selected]
+        self.edited = Edited(inner, names, size <= MAX_SIZE)
+        self.edited.survey(self.values)
+        self.outputs = [prod(call.outputs[k].shape) for k in keep]
+
+    def derivatives(self, settings: Sequence[Setting], number: int, tangents: Array) -> Array:
+        """By setting, tangent and output entry, for tangents of one input."""
+        given = [jnp.zeros((len(tangents), *v.shape), v.dtype) for v in self.values]
+        shape = (len(tangents), *self.values[number].shape)
+        given[number] = jnp.asarray(tangents.reshape(shape), self.values[number].dtype)
+        return self.edited.evaluate(settings, self.values, given)
+
+
+def explained(case: Case, programs: Programs) -> tuple[list[Diagnosis], list[Diagnosis]]:
+    """Edits of the program that explain the wrong cotangent of one input, the best first.
+
+    Args:
+        case: the wrong cotangent.
+        programs: the program with its switches.
+
+    Returns:
+        Those that say most: paths, masks, sums; and exchanged values, which explain some
+        differences by accident.
+    """
+    with jax.enable_x64(True):
+        return _explained(case, programs)
+
+
+def _explained(case: Case, programs: Programs) -> tuple[list[Diagnosis], list[Diagnosis]]:
+    number = case.call.selected.index(case.leaf)
+    generator = np.random.default_rng(7)
+    free = np.ones(case.input.size, bool)
+    free[case.columns[~case.usable]] = False
+    tangents = generator.normal(size=(TANGENTS, case.input.size)) * free
+    target = _products(case, tangents, sum(programs.outputs))
+    edited = programs.edited
+    settings = [Setting()]
+    settings += [Setting(scales=((e, 0.0),)) for e in range(len(edited.edges))]
+    settings += [
+        Setting(choices=((c, p),))
+        for c, choice in enumerate(edited.choices)
+        for p in range(1, len(choice.options))
+    ]
+    looped = [e for e, edge in enumerate(edited.edges) if edge.looped]
+    settings += [Setting(scales=((e, s),)) for e in looped for s in (-1.0, 2.0, 0.5)]
+    made = programs.derivatives(settings, number, tangents)
+    base = made[0]
+    test = _Test(target, base, case)
+    if not test.worth:
+        return [], []
+    paths = _edges(case, programs, test, settings, made)
+    found: list[Diagnosis] = []
+    first = 1 + len(edited.edges)
+    for setting, product in zip(settings[first:], made[first:], strict=True):
+        fit = test.fit(product)
+        if fit >= 1 - LEFT:
+            found.append(_of_setting(case, programs, setting, fit))
+    if not found and not paths:
+        found = _together(case, programs, test, number, tangents)
+    if not found and not paths:
+        paths = _pairs(case, programs, test, made[1:first], number, tangents)
+    telling = paths + [d for d in found if d.kind not in ACCIDENTAL]
+    rest = [d for d in found if d.kind in ACCIDENTAL]
+    for part in (telling, rest):
+        part.sort(key=lambda d: ORDER.index(d.kind) if d.kind in ORDER else len(ORDER))
+    return telling, rest
+
+
+@dataclass(eq=False)
+class _Test:
+    """The rule's Jacobian times tangents, against predictions of it."""
+
+    target: Array
+    base: Array
+    case: Case
+
+    def __post_init__(self) -> None:
+        self.rows = np.isfinite(self.target).all(axis=0) & np.isfinite(self.base).all(axis=0)
+        self.off = np.where(self.rows, self.target - self.base, 0.0)
+        self.norm = float(np.linalg.norm(self.off))
+        size = float(np.linalg.norm(np.where(self.rows, self.base, 0.0)))
+        self.worth = self.norm > 1e-9 * size and self.norm > 0
+
+    def effect(self, product: Array) -> Array:
+        """What an edit changes."""
+        with np.errstate(invalid="ignore"):
+            change = np.where(self.rows, product - self.base, 0.0)
+        return np.where(np.isfinite(change), change, 0.0)
+
+    def fit(self, product: Array) -> float:
+        """How much of the difference a prediction of the rule's products explains."""
+        with np.errstate(invalid="ignore"):
+            left = np.where(self.rows, self.target - product, 0.0)
+        if not np.isfinite(left).all():
+            return 0.0
+        return 1.0 - float(np.linalg.norm(left)) / self.norm
+
+
+def _products(case: Case, tangents: Array, rows: int) -> Array:
+    """What the rule's Jacobian does to tangents, without columns that cannot be told."""
+    result = np.zeros((len(tangents), rows))
+    keep = case.usable
+    for k, t in enumerate(tangents):
+        weights = np.where(keep, case.actual, 0.0) * t[case.columns]
+        result[k] = np.bincount(case.rows, weights=weights, minlength=rows)
+    return result
+
+
+def _edges(
+    case: Case, programs: Programs, test: _Test, settings: Sequence[Setting], made: Array
+) -> list[Diagnosis]:
+    """Paths whose effect is a multiple of the difference."""
+    edges = programs.edited.edges
+    groups: list[tuple[Array, float, float, list[int]]] = []
+    for e, product in enumerate(made[1 : 1 + len(edges)]):
+        path = -test.effect(product)
+        size = float(np.vdot(path, path))
+        whole = float(np.linalg.norm(np.where(test.rows, test.base, 0.0)))
+        if size <= (1e-12 * whole) ** 2:
+            continue
+        ratio = float(np.vdot(path, test.off)) / size
+        fit = 1.0 - float(np.linalg.norm(test.off - ratio * path)) / test.norm
+        if fit < 1 - LEFT or (edges[e].looped and abs(ratio + 1) > 1e-3):
+            continue
+        for known, _, _, members in groups:
+            if np.allclose(known, path, rtol=1e-6, atol=1e-9 * np.abs(path).max()):
+                members.append(e)
+                break
+        else:
+            groups.append((path, ratio, fit, [e]))
+    return [
+        _of_path(case, _best([p for e in members for p in edges[e].places]), ratio, fit)
+        for _, ratio, fit, members in groups
+    ]
+
+
+def _best(places: Sequence[Place]) -> Place:
+    return max(places, key=lambda p: p.rank)
+
+
+def _of_path(case: Case, place: Place, ratio: float, fit: float) -> Diagnosis:
+    x = case.name
+    if abs(ratio + 1) < 2e-3:
+        return Diagnosis(
+            "missing-term",
+            f"the path through {place} is missing from the cotangent of {x}, as if stop_gradient "
+            "had been applied there; add its term",
+            fit, (x,),
+        )  # fmt: skip
+    if abs(ratio - 1) < 2e-3:
+        return Diagnosis(
+            "double-term",
+            f"the path through {place} is counted twice in the cotangent of {x}; drop one of them",
+            fit, (x,),
+        )  # fmt: skip
+    if abs(ratio + 2) < 2e-3:
+        return Diagnosis(
+            "sign",
+            f"the term of the path through {place} has the wrong sign in the cotangent of {x}",
+            fit, (x,),
+        )  # fmt: skip
+    sizes = lengths(case)
+    factor = 1.0 + ratio
+    kind = "factor"
+    text = f"the term of the path through {place} in the cotangent of {x} has a wrong factor: "
+    if place.operation == "broadcast" or "mean" in place.name or "sum" in place.name:
+        for n, _ in sizes:
+            if n > 1 and abs(factor * n - 1) < 2e-4:
+                kind = "mean-for-sum"
+                text = f"the term of the path through {place} in the cotangent of {x} is averaged "
+                text += "where it has to be summed: "
+    return Diagnosis(kind, text + ratio_text(factor, sizes, scalars(case)), fit, (x,))
+
+
+def _of_setting(case: Case, programs: Programs, setting: Setting, fit: float) -> Diagnosis:
+    if setting.scales:
+        edge, number = setting.scales[0]
+        place = programs.edited.edges[edge].place
+        return _of_path(case, place, number - 1.0, fit)
+    choice = programs.edited.choices[setting.choices[0][0]]
+    option = choice.options[setting.choices[0][1]]
+    text = option.text.replace("{place}", str(choice.place))
+    return Diagnosis(option.kind, f"in the cotangent of {case.name}, {text}", fit, (case.name,))
+
+
+def _together(
+    case: Case, programs: Programs, test: _Test, number: int, tangents: Array
+) -> list[Diagnosis]:
+    """The same exchange at several places: one wrong value that is used more than once."""
+    by_text: dict[str, list[tuple[int, int]]] = {}
+    for c, choice in enumerate(programs.edited.choices):
+        for p, option in enumerate(choice.options[1:], 1):
+            key = option.kind + option.text.replace("{place}", "")
+            by_text.setdefault(key, []).append((c, p))
+    joint = [Setting(choices=tuple(v)) for v in by_text.values() if len({c for c, _ in v}) > 1]
+    if not joint:
+        return []
+    products = programs.derivatives(joint, number, tangents)
+    found = []
+    for setting, product in zip(joint, products, strict=True):
+        fit = test.fit(product)
+        if fit >= 1 - LEFT:
+            found.append(_of_setting(case, programs, setting, fit))
+    return found
+
+
+def _pairs(
+    case: Case, programs: Programs, test: _Test, made: Array, number: int, tangents: Array
+) -> list[Diagnosis]:
+    """Two paths, each missing, counted twice or of wrong sign."""
+    edges = programs.edited.edges
+    paths: list[tuple[int, Array]] = []
+    for e, product in enumerate(made):
+        path = -test.effect(product)
+        if np.linalg.norm(path) <= 1e-9 * test.norm or edges[e].looped:
+            continue
+        if any(np.allclose(path, q, rtol=1e-6, atol=1e-9 * np.abs(path).max()) for _, q in paths):
+            continue
+        paths.append((e, path))
+    found = []
+    for (e, path), (f, other) in itertools.combinations(paths[:MAX_PAIRED], 2):
+        for a, b in itertools.product(LIKELY, LIKELY):
+            left = float(np.linalg.norm(test.off - a * path - b * other)) / test.norm
+            if left > LEFT:
+                continue
+            setting = Setting(scales=((e, 1 + a), (f, 1 + b)))
+            fit = test.fit(programs.derivatives([setting], number, tangents)[0])
+            if fit >= 1 - LEFT:
+                found.append(_of_pair(case, edges[e].place, a, edges[f].place, b, fit))
+    return found
+
+
+def _of_pair(case: Case, one: Place, a: float, two: Place, b: float, fit: float) -> Diagnosis:
+    words = {-1.0: "is missing", 1.0: "is counted twice", -2.0: "has the wrong sign"}
+    kinds = {-1.0: "missing-term", 1.0: "double-term", -2.0: "sign"}
+    if a == b == -1.0:
+        text = f"the paths through {one} and through {two} are both missing from the cotangent of "
+        text += f"{case.name}, as if stop_gradient had been applied there; add their terms"
+    else:
+        text = f"in the cotangent of {case.name} the path through {one} {words[a]}, and that "
+        text += f"through {two} {words[b]}"
+    return Diagnosis(kinds[a], text, fit, (case.name,))
+
+
+def scaled(case: Case, programs: Programs) -> list[Diagnosis]:
+    """The right cotangent times, or divided by, a value that the program computes."""
+    found = []
+    x = case.name
+    outputs = {case.call.outputs[e.output].shape for e, _ in case.parts}
+    targets = [(case.input.shape, case.columns)]
+    if len(outputs) == 1 and len(case.parts) == 1:
+        targets.append((outputs.pop(), case.rows))
+    seen: set[bytes] = set()
+    for candidate in programs.edited.recorded:
+        value = np.asarray(candidate.value)
+        if value.dtype.kind != "f" or value.size < 2 or value.tobytes() in seen:
+            continue
+        seen.add(value.tobytes())
+        for shape, places in targets:
+            for more in range(len(shape) - value.ndim + 1):
+                try:
+                    spread = np.broadcast_to(value.reshape(value.shape + (1,) * more), shape)
+                except ValueError:
+                    continue
+                by = spread.ravel()[places]
+                for power, text in (
+                    (1, "multiplied by {v} once too often, or a division by it is missing"),
+                    (-1, "divided by {v} once too often, or a factor of it is missing"),
+                    (2, "multiplied by {v} squared once too often, or a division by it is missing"),
+                    (-2, "divided by {v} squared once too often, or a factor of it is missing"),
+                ):
+                    with np.errstate(all="ignore"):
+                        fit = case.fit(case.expected * by**power)
+                    if case.explains(fit):
+                        words = text.replace("{v}", candidate.name)
+                        found.append(
+                            Diagnosis("factor", f"the cotangent of {x} is {words}", fit, (x,))
+                        )
+    return found[:1]
+
+
+def lengths(case: Case) -> list[tuple[int, str]]:
+    """Lengths of axes and sizes that a wrong factor may come from, with what they are."""
+    found: dict[int, str] = {}
+
+    def add(n: int, what: str) -> None:
+        if n > 1:
+            found.setdefault(n, what)
+
+    leaves = [case.input, *(case.call.outputs[e.output] for e, _ in case.parts)]
+    leaves += [leaf for leaf in case.call.inputs if not leaf.static]
+    for leaf in leaves:
+        for axis, n in enumerate(leaf.shape):
+            add(n, f"the length of {leaf.name}" if len(leaf.shape) == 1
+                else f"the length of axis {axis} of {leaf.name}")  # fmt: skip
+    for leaf in leaves:
+        add(leaf.size, f"the size of {leaf.name}")
+    return list(found.items())
+
+
+def scalars(case: Case) -> dict[str, float]:
+    """Scalar inputs by name."""
+    found = {}
+    for leaf in case.call.inputs:
+        if leaf.shape == () and leaf.value is not None and np.dtype(leaf.dtype).kind in "fiu":
+            found[leaf.name] = float(np.asarray(leaf.value))
+    return found
