@@ -19,9 +19,9 @@ import numpy as np
 
 from jacobians import program
 from jacobians.algebra.block import Terms, identity
-from jacobians.algebra.term import Term
 from jacobians.derive.tape import MAX_KNOWN, Tape
 from jacobians.derive.walk import Walk
+from jacobians.pattern import flipped
 from jacobians.program import Program
 
 FORWARD_REFUSED = frozenset(["custom_lin"])
@@ -93,17 +93,29 @@ class Linear:
         runtime: number of runtime inputs.
         values: number of outputs that are the plain program's.
         transposed: whether directions are cotangents rather than tangents.
+        hoisted: traced values that derivative rules close over, by variable: they belong to one
+            call only.
     """
 
     program: Program
     runtime: int
     values: int
     transposed: bool
+    hoisted: tuple[tuple[Any, Any], ...] = ()
 
     @property
-    def constants(self) -> tuple[Any, ...]:
-        """Values that the program itself closes over, beside the plain program's."""
-        return tuple(value for _, value in self.program.constants)
+    def directions(self) -> int:
+        """The number of directions."""
+        return len(self.program.inputs) - self.runtime
+
+    @property
+    def whole(self) -> Program:
+        """The program with its hoisted values as further inputs, after the directions."""
+        extra = tuple(variable for variable, _ in self.hoisted)
+        inner = self.program
+        return Program(
+            (*inner.inputs, *extra), inner.outputs, inner.equations, inner.constants
+        )
 
     @cached_property
     def parts(self) -> tuple[list[Any], list[Any]]:
@@ -126,7 +138,7 @@ class Linear:
         Returns:
             The plain program's outputs, and a function from directions to their images.
         """
-        environment = dict(self.program.constants)
+        environment = dict((*self.program.constants, *self.hoisted))
         environment.update(zip(self.program.inputs[: self.runtime], runtime, strict=True))
         still, moved = self.parts
         program.run_equations(still, environment)
@@ -148,7 +160,8 @@ class LinearDerivation:
     Attributes:
         terms: terms of ∂(result)/∂(selected leaf) by their positions; zero blocks are absent.
         tape: what their coefficients refer to.
-        runtime: tape numbers of the runtime inputs that are not known.
+        runtime: tape numbers of the runtime inputs that are not known, by position.
+        hoisted: hoisted values by tape number.
         moving: tape numbers of the nodes' results that depend on the directions.
         notes: sentences about operations that were treated more widely than they are.
     """
@@ -156,6 +169,7 @@ class LinearDerivation:
     terms: Mapping[tuple[int, int], Terms]
     tape: Tape
     runtime: Mapping[int, int]
+    hoisted: Mapping[int, Any]
     moving: frozenset[int]
     notes: tuple[str, ...]
 
@@ -199,7 +213,7 @@ def forward(plain: Plain) -> Linear:
         return (*results, *aux, *push(*values[len(runtime) :]))
 
     inner = program.trace(linearised, [*runtime, *tangents])
-    return Linear(inner, len(runtime), len(plain.program.outputs), False)
+    return _linear(inner, plain, False)
 
 
 def reverse(plain: Plain) -> Linear:
@@ -213,7 +227,19 @@ def reverse(plain: Plain) -> Linear:
         return (*results, *aux, *pull(tuple(values[len(runtime) :])))
 
     inner = program.trace(pulled, [*runtime, *cotangents])
-    return Linear(inner, len(runtime), len(plain.program.outputs), True)
+    return _linear(inner, plain, True)
+
+
+def _linear(inner: Program, plain: Plain, transposed: bool) -> Linear:
+    traced = [c for c in inner.constants if isinstance(c[1], jax.core.Tracer)]
+    fixed = tuple(c for c in inner.constants if not isinstance(c[1], jax.core.Tracer))
+    return Linear(
+        Program(inner.inputs, inner.outputs, inner.equations, fixed),
+        len(plain.types()),
+        len(plain.program.outputs),
+        transposed,
+        tuple(traced),
+    )
 
 
 def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> LinearDerivation:
@@ -242,7 +268,9 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
             number = walk.input(shape, dtype)
             runtime[position] = number
         numbers.append(number)
-    images = walk.run(linear.program, numbers)[linear.values :]
+    # values of one call only are inputs that nothing is known of
+    extra = {walk.input(program.shape_of(v), program.dtype_of(v)): c for v, c in linear.hoisted}
+    images = walk.run(linear.whole, [*numbers, *extra])[linear.values :]
     blocks: dict[tuple[int, int], Terms] = {}
     for image, number in enumerate(images):
         if not walk.has_derivative(number):
@@ -250,11 +278,11 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
         for direction, source in enumerate(directions):
             terms = walk.blocks.get(number, {}).get(source)
             if terms and linear.transposed:
-                blocks[direction, image] = tuple(_transpose(t) for t in terms)
+                blocks[direction, image] = tuple(flipped(t) for t in terms)
             elif terms:
                 blocks[image, direction] = terms
     moving = frozenset(k for k, found in walk.blocks.items() if found)
-    return LinearDerivation(blocks, walk.tape, runtime, moving, tuple(walk.notes))
+    return LinearDerivation(blocks, walk.tape, runtime, extra, moving, tuple(walk.notes))
 
 
 def is_concrete(value: Any) -> bool:
@@ -265,12 +293,6 @@ def is_concrete(value: Any) -> bool:
     if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
         return False
     return int(np.prod(np.shape(value), dtype=np.float64)) <= MAX_KNOWN
-
-
-def _transpose(term: Term) -> Term:
-    return Term(
-        term.sizes, term.inp, term.out, term.coefficient, term.zeros, term.bounds, term.guards
-    )
 
 
 def _type(atom: Any) -> Any:

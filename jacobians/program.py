@@ -106,8 +106,10 @@ def is_literal(atom: Any) -> bool:
 
 
 def literal_value(atom: Any) -> np.ndarray[Any, Any]:
-    """The value of a literal operand."""
-    return np.asarray(atom.val)
+    """The value of a literal operand, in the type that the program gives it."""
+    value = np.asarray(atom.val)
+    dtype = dtype_of(atom)
+    return value if dtype is None or value.dtype == dtype else value.astype(dtype)
 
 
 def shape_of(atom: Any) -> tuple[int, ...]:
