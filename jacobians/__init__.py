@@ -3,6 +3,7 @@
 >>> import jacobians
 >>> print(jacobians.explain(jax.nn.softmax, jnp.ones((4, 8))))     # what is it made of?
 >>> jacobians.check_vjp(my_relu, x).raise_if_wrong()               # is my derivative right?
+>>> jacobians.jacobian(f)(x)                                       # its numbers, sparse and cheap
 """
 
 import importlib
@@ -14,6 +15,8 @@ from jacobians.dense import dense_jacobian
 from jacobians.errors import ArgumentError, JacobiansError, SpecError, WrongDerivativeError
 from jacobians.explain import Block, Explanation, explain
 from jacobians.gates import Gate
+from jacobians.jacobian import clear_cache, hessian, jacobian, value_and_jacobian
+from jacobians.plan import Plan, plan
 from jacobians.structure import Structure
 
 if TYPE_CHECKING:
@@ -27,15 +30,21 @@ __all__ = [
     "Explanation",
     "Gate",
     "JacobiansError",
+    "Plan",
     "SpecError",
     "Structure",
     "VJPCheck",
     "WrongDerivativeError",
     "check_vjp",
+    "clear_cache",
     "dense_jacobian",
     "explain",
     "gates",
+    "hessian",
+    "jacobian",
+    "plan",
     "testing",
+    "value_and_jacobian",
 ]
 
 

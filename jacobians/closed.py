@@ -126,9 +126,7 @@ class Closed:
         return total
 
 
-def closed_form(
-    terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape
-) -> Closed | None:
+def closed_form(terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape) -> Closed | None:
     """The closed form of a block, or None when a coefficient has none or it would be no gain.
 
     Args:
@@ -163,7 +161,7 @@ def closed_form(
     first = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
     starts = np.flatnonzero(first)
     lengths = np.diff(np.append(starts, len(ordered)))
-    deepest = int(lengths.max(initial=0))
+    deepest = int(np.max(lengths, initial=0))
     if deepest > MAX_ROUNDS or len(ordered) > MAX_REPEATS * len(starts):
         return None
     pattern = Pattern(out_shape, in_shape, None, ordered[first])
@@ -180,6 +178,72 @@ def closed_form(
         rounds, tables = [], tables[:-1]
     work = _work(pieces, len(starts), len(rounds))
     return Closed(pattern, tuple(pieces), tuple(rounds), tuple(tables), work)
+
+
+def outer_form(
+    terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape
+) -> tuple[Closed, Closed] | None:
+    """The two factors of a block that is an outer product, or None.
+
+    The tensor of shape output + input is the outer product of an array over its first axes and
+    one over the rest; the cut is between output and input where that is possible.
+
+    Args:
+        terms: the terms of the block.
+        out_shape: shape of the output.
+        in_shape: shape of the input.
+        tape: what their coefficients refer to.
+    """
+    if len(terms) != 1 or not _has_form(terms[0], tape):
+        return None
+    term = terms[0]
+    products = term.coefficient.products or ()
+    if len(products) != 1 or term.zeros or term.bounds or term.guards:
+        return None
+    index, shape = (*term.out, *term.inp), (*out_shape, *in_shape)
+    middle = len(out_shape)
+    for cut in (middle, *(k for k in range(1, len(index)) if k != middle)):
+        sides = []
+        for axes in (slice(0, cut), slice(cut, None)):
+            names = {v for e in index[axes] for v, _ in e.terms}
+            if prod(shape[axes]) < 2 or prod(term.sizes[v] for v in names) != prod(shape[axes]):
+                break
+            sides.append((axes, names))
+        if len(sides) < 2 or sides[0][1] & sides[1][1]:
+            continue
+        made = _factors(term, products[0], index, shape, sides, tape)
+        if made is not None:
+            return made
+    return None
+
+
+def _factors(
+    term: Term,
+    product: coefficients.Product,
+    index: tuple[Affine, ...],
+    shape: Shape,
+    sides: list[tuple[slice, set[int]]],
+    tape: Tape,
+) -> tuple[Closed, Closed] | None:
+    owned: tuple[list[Factor], list[Factor]] = ([], [])
+    for f in product.factors:
+        names = {v for e in f.at for v, _ in e.terms}
+        side = next((k for k in (0, 1) if names <= sides[k][1]), None)
+        if side is None:
+            return None
+        owned[side].append(f)
+    made = []
+    for k, (axes, names) in enumerate(sides):
+        scale = product.scale if k == 0 else 1.0
+        coefficient = coefficients.Coefficient(
+            (coefficients.Product(scale, tuple(owned[k])),), term.coefficient.depends
+        )
+        sizes = {v: term.sizes[v] for v in names}
+        form = closed_form((Term(sizes, index[axes], (), coefficient),), shape[axes], (), tape)
+        if form is None or not form.pattern.full:
+            return None
+        made.append(form)
+    return made[0], made[1]
 
 
 def _has_form(term: Term, tape: Tape) -> bool:

@@ -73,7 +73,7 @@ def is_valid_coloring(
     used = colors[columns]
     if (used < 0).any():
         return False
-    key = rows * (int(colors.max()) + 1) + used
+    key = rows * (int(np.max(colors)) + 1) + used
     _, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
     alone = counts[inverse] == 1
     if not symmetric:
@@ -101,7 +101,7 @@ def color_columns(
     """
     m, n = shape
     counts = np.bincount(rows, minlength=m)
-    lower = int(counts.max(initial=0))
+    lower = int(np.max(counts, initial=0))
     colors = np.full(n, -1, dtype=np.int32)
     used = np.flatnonzero(np.bincount(columns, minlength=n))
     if lower <= 1 or len(used) == lower:
@@ -159,7 +159,7 @@ def symmetric_sources(
     rows: Integers, columns: Integers, colors: Integers
 ) -> tuple[Integers, Integers]:
     """For every entry of a symmetric pattern, the colour and the row where it can be read."""
-    key = rows.astype(np.int64) * (int(colors.max(initial=0)) + 1) + colors[columns]
+    key = rows.astype(np.int64) * (int(np.max(colors, initial=0)) + 1) + colors[columns]
     alone = _alone(key)
     return np.where(alone, colors[columns], colors[rows]), np.where(alone, rows, columns)
 
@@ -265,7 +265,7 @@ class _Sample:
     def digits(self, last: int | None = None) -> tuple[Integers, NDArray[np.bool_]]:
         """Grid positions [axis, row, entry] of the sampled rows' columns, and which are there."""
         chosen = self.chosen if last is None else self.chosen[-last:]
-        width = int(self.counts[chosen].max(initial=0))
+        width = int(np.max(self.counts[chosen], initial=0))
         inside = np.arange(width)[None] < self.counts[chosen][:, None]
         where = np.minimum(
             self.starts[chosen][:, None] + np.arange(width)[None], len(self.columns) - 1
@@ -385,7 +385,7 @@ def _greedy_best(graph: _Graph, lower: int, beat: int | None) -> Coloring | None
     for name, priority in _orders(graph):
         colors, spent = _greedy(graph, priority)
         work -= spent
-        count = int(colors.max()) + 1
+        count = int(np.max(colors)) + 1
         if best is None or count < best[0]:
             best = count, colors, name
         if count == lower or work < 0:
@@ -394,8 +394,8 @@ def _greedy_best(graph: _Graph, lower: int, beat: int | None) -> Coloring | None
     count, colors, name = best
     if count > lower and work > 0:
         colors = _rearranged(graph, colors, lower, work)
-        if int(colors.max()) + 1 < count:
-            count, name = int(colors.max()) + 1, f"{name}, rearranged"
+        if int(np.max(colors)) + 1 < count:
+            count, name = int(np.max(colors)) + 1, f"{name}, rearranged"
     if beat is not None and beat <= count:
         return None
     return Coloring(graph.spread(colors), count, lower, f"greedy, {name}")
@@ -475,7 +475,7 @@ def _rearranged(graph: _Graph, colors: Integers, lower: int, work: int) -> Integ
     rows_c, columns_c = graph.rows[graph.by_column], graph.columns[graph.by_column]
     stale = 0
     for step in range(60):
-        count = int(best.max()) + 1
+        count = int(np.max(best)) + 1
         if count == lower or work < 0 or stale > 12:
             break
         work -= 3 * len(rows_c)
@@ -494,7 +494,7 @@ def _rearranged(graph: _Graph, colors: Integers, lower: int, work: int) -> Integ
             # entries of one class, still in column order
             part = place[bounds[c] : bounds[c + 1]]
             masks.color(rows_c[part], columns_c[part], new)
-        stale = stale + 1 if int(new.max()) + 1 == count else 0
+        stale = stale + 1 if int(np.max(new)) + 1 == count else 0
         best = new
     return best
 
@@ -557,11 +557,11 @@ def _star(rows: Integers, columns: Integers, size: int) -> Coloring | None:
         if heavy.sum() > 256 or two_paths > SEARCH_WORK:
             continue
         colors = _star_greedy(rows[light], columns[light], size)
-        first = int(colors.max()) + 1
+        first = int(np.max(colors)) + 1
         # vertices whose only neighbours are heavy need no colour but the first
         colors[heavy] = first + np.arange(int(heavy.sum()))
         colors[np.bincount(columns, minlength=size) == 0] = -1
-        count = int(colors.max()) + 1
+        count = int(np.max(colors)) + 1
         if _violation(rows, columns, np.maximum(colors, 0), size, count, True) is not None:
             continue
         if best is None or count < best.count:
@@ -602,9 +602,7 @@ class _Neighbours:
         offset = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return owner, self.columns[np.repeat(self.starts[vertices], lengths) + offset]
 
-    def first_in_two_steps(
-        self, open_: Integers, priority: Integers, colors: Integers
-    ) -> Integers:
+    def first_in_two_steps(self, open_: Integers, priority: Integers, colors: Integers) -> Integers:
         """The open vertices of the highest priority among all open ones within two steps."""
         waiting = np.where(colors < 0, priority, -1)
         around = waiting.copy()
@@ -613,9 +611,7 @@ class _Neighbours:
             at = self.rows[starts]
             around[at] = np.maximum(around[at], np.maximum.reduceat(waiting[self.columns], starts))
             twice = around.copy()
-            twice[at] = np.maximum(
-                twice[at], np.maximum.reduceat(around[self.columns], starts)
-            )
+            twice[at] = np.maximum(twice[at], np.maximum.reduceat(around[self.columns], starts))
             around = twice
         return open_[around[open_] == priority[open_]]
 
@@ -667,7 +663,7 @@ class _Neighbours:
             colors[back] = -1
 
     def _set(self, vertices: Integers, chosen: Integers, colors: Integers) -> None:
-        needed = int(chosen.max(initial=0)) + 1
+        needed = int(np.max(chosen, initial=0)) + 1
         if needed > self.seen.shape[1]:
             more = np.zeros((len(self.seen), max(needed, 2 * self.seen.shape[1])), dtype=np.int32)
             more[:, : self.seen.shape[1]] = self.seen
@@ -675,5 +671,3 @@ class _Neighbours:
         colors[vertices] = chosen
         owner, near = self.edges(vertices)
         np.add.at(self.seen, (near, chosen[owner]), 1)
-
-

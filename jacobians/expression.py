@@ -20,6 +20,7 @@ from jacobians.derive.tape import Tape, Value
 LETTERS = ("q", "h", "u", "v", "z", "p", "r", "a", "b", "c", "d", "e", "g", "m", "w")
 INLINE = 14
 
+COMPARISONS = {"gt": ">", "lt": "<", "ge": "≥", "le": "≤", "eq": "=", "ne": "≠"}
 INFIX = {"add": " + ", "add_any": " + ", "sub": " − ", "mul": " ⊙ ", "div": " / "}
 CALLS = {
     "exp": "exp", "log": "log", "sin": "sin", "cos": "cos", "tanh": "tanh", "logistic": "sigmoid",
@@ -82,7 +83,8 @@ class Names:
         bracketed = function.function.text.startswith("1[")
         if bracketed and value.source == "result" and number not in self.tape.names:
             text = self.text(number)
-            if len(text) <= INLINE and " " not in text:
+            compared = value.node is not None and value.node.op in COMPARISONS
+            if len(text) <= INLINE and (compared or " " not in text):
                 return text
         name = self.of(number)
         return name if bracketed else group(name)
@@ -101,6 +103,8 @@ class Names:
             if node.op == "mul" and any(not self.tape.values[k].shape for k in node.inputs):
                 symbol = "·"
             return left + symbol + right
+        if node.op in COMPARISONS:
+            return f"{parts[0]} {COMPARISONS[node.op]} {parts[1]}"
         if node.op == "neg":
             return "−" + group(parts[0])
         if node.op == "square":

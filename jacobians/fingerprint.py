@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
@@ -67,9 +68,7 @@ def fingerprint(inner: Program, rules: bool = True) -> tuple[Any, ...]:
     for equation in inner.equations:
         operands = tuple(read(atom) for atom in equation.invars)
         results = tuple(name(variable) for variable in equation.outvars)
-        parts.append(
-            (equation.primitive.name, operands, results, _parameters(equation, rules))
-        )
+        parts.append((equation.primitive.name, operands, results, _parameters(equation, rules)))
     parts.append(tuple(read(atom) for atom in inner.outputs))
     return tuple(parts)
 
@@ -78,9 +77,7 @@ def digest(array: Any) -> bytes | _Same:
     """A key of an array's content; of the object itself where it has none to look at."""
     immutable = isinstance(array, jax.Array)
     if immutable:
-        if isinstance(array, jax.core.Tracer) or jax.dtypes.issubdtype(
-            array.dtype, jax.dtypes.extended
-        ):
+        if isinstance(array, jax.core.Tracer) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
             return _Same(array)
         found = _digests.get(id(array))
         if found is not None and found[0]() is array:

@@ -4,7 +4,7 @@ Entries come as one flat array per block, in the order of its pattern; index arr
 and shared between results, or, for a grid, computed where they are needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -14,7 +14,20 @@ import numpy as np
 import scipy.sparse as sparse
 from jax.experimental.sparse import BCOO
 
+from jacobians import program
+from jacobians.linear import Plain
 from jacobians.pattern import Pattern
+from jacobians.pieces import (
+    Banded,
+    BlockDiagonal,
+    Dense,
+    Diagonal,
+    JacobianOperator,
+    Outer,
+    Piece,
+    Sparse,
+    Zero,
+)
 from jacobians.prepare import Prepared
 
 Maker = Callable[[Prepared, dict[Any, Any], bool, int, Any], Any]
@@ -61,7 +74,56 @@ def csr(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data: An
     return result
 
 
-MAKERS: dict[str, Maker] = {"bcoo": bcoo, "dense": dense, "scipy": csr}
+def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data: Any) -> Piece:
+    """A block as the structured piece that its proved structure allows."""
+    plan = prepared.blocks[k]
+    pattern = plan.pattern
+    proof = kept.get(("proof", k))
+    if proof is None:
+        proof = kept["proof", k] = prepared.proof(k)
+    shapes = (pattern.out_shape, pattern.in_shape, proof.properties)
+    m, n = pattern.shape
+    if pattern.count == 0:
+        return Zero(data, *shapes)
+    if plan.outer is not None:
+        left, right = data
+        return Outer(left, right, *shapes)
+    if m == n and (pattern.is_diagonal or "diagonal" in proof.properties):
+        values = data
+        if pattern.count < n:
+            values = jnp.zeros(n, data.dtype).at[pattern.rows].set(data)
+        return Diagonal(values, *shapes)
+    if pattern.full:
+        return Dense(data.reshape(m, n), *shapes)
+    structure = proof.structure
+    if structure.kind in ("block-diagonal", "kronecker") and structure.get("blocks"):
+        height, width = structure.get("block_shape")
+        made = _block_diagonal(pattern, data, structure.get("blocks"), height, width)
+        return BlockDiagonal(made, *shapes)
+    offsets = pattern.columns.astype(np.int64) - pattern.rows
+    lower, upper = max(0, -int(np.min(offsets))), max(0, int(np.max(offsets)))
+    if (lower + upper + 1) * m <= 2 * pattern.count:
+        place = (offsets + lower) * m + pattern.rows
+        flat = jnp.zeros((lower + upper + 1) * m, data.dtype)
+        diagonals = flat.at[place].set(data, unique_indices=True)
+        return Banded(diagonals.reshape(-1, m), lower, upper, *shapes)
+    indices = np.stack([pattern.rows, pattern.columns], axis=1)
+    matrix = BCOO((data, jnp.asarray(indices)), shape=(m, n), indices_sorted=True,
+                  unique_indices=True)  # fmt: skip
+    return Sparse(matrix, *shapes)
+
+
+def _block_diagonal(pattern: Pattern, data: Any, count: int, height: int, width: int) -> Any:
+    shape = (count, height, width)
+    if pattern.count == prod(shape):
+        # entries in row-major order are those of one block after the other
+        return data.reshape(shape)
+    rows = pattern.rows.astype(np.int64)
+    place = rows * width + pattern.columns % width
+    return jnp.zeros(prod(shape), data.dtype).at[place].set(data).reshape(shape)
+
+
+MAKERS: dict[str, Maker] = {"bcoo": bcoo, "dense": dense, "scipy": csr, "blocks": blocks}
 
 
 def _kept(kept: dict[Any, Any], name: Any, traced: bool, pattern: Pattern) -> Any:
@@ -78,8 +140,47 @@ def _kept(kept: dict[Any, Any], name: Any, traced: bool, pattern: Pattern) -> An
     return kept[name]
 
 
-def operator(plain: Any, runtime: Any, in_trees: Any, out_tree: Any) -> Any:
-    raise NotImplementedError
+def operator(
+    plain: Plain, runtime: Sequence[Any], in_tree: Any, out_tree: Any, compiled: Any
+) -> tuple[list[Any], JacobianOperator]:
+    """The function's outputs at a point, and its Jacobian there as an operator.
+
+    Args:
+        plain: the traced function.
+        runtime: values of its constants and leaves.
+        in_tree: pytree structure of what is differentiated with respect to.
+        out_tree: pytree structure of the result.
+        compiled: `products(plain)`, possibly of an equal program traced before.
+    """
+    values, push, pull = compiled
+    types = plain.types()
+    first = len(plain.program.constants)
+    results = plain.program.outputs[: plain.results]
+    made = JacobianOperator(
+        list(runtime),
+        push,
+        pull,
+        in_tree,
+        out_tree,
+        tuple(types[first + k] for k in plain.selected),
+        tuple(jax.ShapeDtypeStruct(tuple(a.aval.shape), a.aval.dtype) for a in results),
+    )
+    return values(list(runtime)), made
 
 
-del prod
+def products(plain: Plain) -> tuple[Any, Any, Any]:
+    """The outputs, JVP and VJP of a traced function, compiled when first called."""
+
+    def values(runtime: Any) -> Any:
+        first = len(plain.program.constants)
+        return program.run(plain.program, runtime[:first], runtime[first:])
+
+    def push(runtime: Any, tangents: Any) -> Any:
+        f, point = plain.split(runtime)
+        return jax.jvp(f, point, list(tangents), has_aux=True)[1]
+
+    def pull(runtime: Any, cotangents: Any) -> Any:
+        f, point = plain.split(runtime)
+        return jax.vjp(f, *point, has_aux=True)[1](tuple(cotangents))
+
+    return jax.jit(values), jax.jit(push), jax.jit(pull)

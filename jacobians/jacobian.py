@@ -13,19 +13,28 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobians import formats
-from jacobians.arguments import argument_names, function_name, named_leaves, short_type
+from jacobians import formats, program
+from jacobians.arguments import (
+    argument_names,
+    function_name,
+    named_leaves,
+    path_text,
+    short_type,
+)
 from jacobians.errors import ArgumentError
 from jacobians.fingerprint import digest, fingerprint
 from jacobians.linear import Plain, is_concrete, trace_plain
-from jacobians.prepare import Prepared, check_types, prepare
+from jacobians.prepare import Prepared, check_types, linear_programs, prepare
+from jacobians.program import Program
+
+Kept = TypeVar("Kept")
 
 MAX_KEPT = 64
 MAX_KEPT_BYTES = 1 << 30
@@ -125,15 +134,18 @@ def hessian(
     _check(f, options)
 
     def hessian_of_f(*args: Any, **kwargs: Any) -> Any:
-        value, result = _apply(_gradient(f, argnums, has_aux), options, args, kwargs)
+        value, result = _apply(gradient(f, argnums, has_aux), options, args, kwargs)
         return (result, value[1]) if has_aux else result
 
     return hessian_of_f
 
 
-def _gradient(
+def gradient(
     f: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool
 ) -> Callable[..., Any]:
+    """`jax.grad` of a function that is checked to return one scalar."""
+
+    @wraps(f)
     def scalar(*args: Any, **kwargs: Any) -> Any:
         made = f(*args, **kwargs)
         leaves = jax.tree.leaves(made[0] if has_aux else made)
@@ -179,7 +191,6 @@ class Bound:
     aux_tree: Any
     in_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    fixed: tuple[Any, ...] = field(default=())
 
     @property
     def out_names(self) -> tuple[str, ...]:
@@ -243,6 +254,7 @@ def _trace(
     floats = [k for k in arrays if k in chosen or not _holdable(leaves[k])]
     attempts = [arrays] if floats == arrays else [arrays, floats]
     for number, traced in enumerate(attempts):
+
         def flat(*values: Any, traced: list[int] = traced) -> tuple[Any, Any]:
             everything = list(leaves)
             for k, value in zip(traced, values, strict=True):
@@ -267,9 +279,7 @@ def _trace(
                 f"Jacobian has no fixed program; use jax.lax.cond or jnp.where ({_first(error)})"
             ) from error
         notes = () if number == 0 else ("traced for the given values of the other arguments",)
-        return Bound(
-            plain, [*plain.constants, *given], in_trees, trees[0], trees[1], names, notes
-        )
+        return Bound(plain, [*plain.constants, *given], in_trees, trees[0], trees[1], names, notes)
     raise AssertionError("no attempt at tracing")
 
 
@@ -318,17 +328,11 @@ def _selected_names(
         names = ()
     if len(names) != len(args):
         names = tuple(f"x{k}" for k in range(len(args)))
-    paths = []
+    paths: list[str] = []
     for number in numbers:
         with_paths, _ = jax.tree_util.tree_flatten_with_path(args[number])
-        paths.extend(_path_name(names[number], path) for path, _ in with_paths)
+        paths.extend(names[number] + path_text(path) for path, _ in with_paths)
     return tuple(paths)
-
-
-def _path_name(name: str, path: Any) -> str:
-    from jacobians.arguments import path_text
-
-    return name + path_text(path)
 
 
 def _check_selected(leaves: Sequence[Any], names: Sequence[str]) -> None:
@@ -362,77 +366,93 @@ class Entry:
     Attributes:
         prepared: its plan and tables.
         compiled: `prepared.evaluate` under `jax.jit`.
-        device: index arrays that results share, made when first needed.
+        kept: index arrays that results share, and proofs, made when first needed.
     """
 
     prepared: Prepared
     compiled: Any
-    device: dict[Any, Any] = field(default_factory=dict)
+    kept: dict[Any, Any] = field(default_factory=dict)
 
 
-class _Cache:
-    """Analyses by program, the latest used ones; at most so many, and so many bytes."""
+class _Cache(Generic[Kept]):
+    """Values by key, the latest used ones; at most so many, and so many bytes."""
 
-    def __init__(self) -> None:
-        self.entries: OrderedDict[Any, Entry] = OrderedDict()
+    def __init__(self, size: Callable[[Kept], int]) -> None:
+        self.entries: OrderedDict[Any, Kept] = OrderedDict()
+        self.size = size
         self.lock = threading.Lock()
 
-    def get(self, key: Any) -> Entry | None:
+    def get(self, key: Any) -> Kept | None:
         with self.lock:
-            entry = self.entries.get(key)
-            if entry is not None:
+            found = self.entries.get(key)
+            if found is not None:
                 self.entries.move_to_end(key)
-            return entry
+            return found
 
-    def put(self, key: Any, entry: Entry) -> None:
+    def put(self, key: Any, value: Kept) -> None:
         with self.lock:
-            self.entries[key] = entry
+            self.entries[key] = value
             while len(self.entries) > MAX_KEPT or (
                 len(self.entries) > 1
-                and sum(e.prepared.bytes() for e in self.entries.values()) > MAX_KEPT_BYTES
+                and sum(map(self.size, self.entries.values())) > MAX_KEPT_BYTES
             ):
                 self.entries.popitem(last=False)
 
+    def clear(self) -> None:
+        with self.lock:
+            self.entries.clear()
 
-_cache = _Cache()
+
+_cache: _Cache[Entry] = _Cache(lambda entry: entry.prepared.bytes())
+_products: _Cache[tuple[Any, Any, Any]] = _Cache(lambda _: 0)
 
 
 def clear_cache() -> None:
-    """Forgets every analysis."""
-    with _cache.lock:
-        _cache.entries.clear()
+    """Forgets every analysis that is kept between calls."""
+    _cache.clear()
+    _products.clear()
 
 
-def entry_for(bound: Bound, chunk_size: int | None, symmetric: bool) -> Entry:
+def entry_for(
+    bound: Bound, chunk_size: int | None, symmetric: bool, factors: bool = False
+) -> Entry:
     """The analysis of a traced call, from the cache or made now.
 
     Args:
         bound: the call.
         chunk_size: colours at a time, or None.
         symmetric: whether it is the gradient of a function.
+        factors: whether outer products are wanted as their two factors.
     """
     plain = bound.plain
-    known = tuple(
-        (k, digest(value))
-        for k, value in enumerate([*plain.constants, *plain.known.values()])
-        if is_concrete(value)
-    )
-    key = (
-        fingerprint(plain.program),
-        known,
-        tuple(plain.known),
-        plain.selected,
-        plain.results,
-        chunk_size,
-        symmetric,
-    )
+    options = (_known(plain), plain.selected, plain.results, chunk_size, symmetric, factors)
+    linears = None
+    if program.contains(plain.program, frozenset(program.CUSTOM_RULES)):
+        # a rule is a new object at every trace; where it has been applied, its program tells
+        linears = linear_programs(plain)
+        traced = any(isinstance(x, jax.core.Tracer) for x in bound.runtime)
+        inner = next(linear.whole for linear in linears if linear is not None)
+        key: Any = (fingerprint(inner, rules=traced), _constants(inner), traced, options)
+    else:
+        key = (fingerprint(plain.program), options)
     entry = _cache.get(key)
     if entry is None:
-        prepared = prepare(plain, chunk_size, symmetric)
+        prepared = prepare(plain, chunk_size, symmetric, factors, linears)
         entry = Entry(prepared, jax.jit(prepared.evaluate))
         if prepared.cacheable:
             _cache.put(key, entry)
     return entry
+
+
+def _known(plain: Plain) -> tuple[Any, ...]:
+    """Keys of the values that an analysis may use, by position."""
+    constants = [(k, digest(c)) for k, c in enumerate(plain.constants) if is_concrete(c)]
+    leaves = [(-1 - k, digest(v)) for k, v in plain.known.items()]
+    return (*constants, *leaves)
+
+
+def _constants(inner: Program) -> tuple[Any, ...]:
+    return tuple(digest(value) for _, value in inner.constants)
 
 
 def _apply(
@@ -440,30 +460,46 @@ def _apply(
 ) -> Any:
     bound = bind_call(f, options.argnums, options.has_aux, args, kwargs)
     plain = bound.plain
-    types = plain.program.outputs[: plain.results]
-    check_types([t.aval for t in types], [], bound.out_names)
+    check_types([a.aval for a in plain.program.outputs[: plain.results]], bound.out_names)
     if options.format == "operator":
-        values, result = formats.operator(plain, bound.runtime, bound.in_trees, bound.out_tree)
+        values, result = _operator(bound, options)
     else:
-        entry = entry_for(bound, options.chunk_size, options.symmetric)
-        traced = any(isinstance(x, jax.core.Tracer) for x in bound.runtime)
-        if options.format == "scipy" and traced:
-            raise ArgumentError(
-                'format="scipy" makes SciPy matrices, which need numbers: call it outside '
-                'jax.jit, jax.vmap and jax.grad, or use format="bcoo"'
-            )
-        values, data = entry.compiled(bound.runtime, entry.prepared.tables)
-        make = partial(formats.MAKERS[options.format], entry.prepared, entry.device, traced)
-        result = [make(k, d) for k, d in enumerate(data)]
+        values, result = _entries(bound, options)
     outs = jax.tree.unflatten(bound.out_tree, values[: plain.results])
-    value = (
-        (outs, jax.tree.unflatten(bound.aux_tree, values[plain.results :]))
-        if options.has_aux
-        else outs
-    )
-    if options.format == "operator":
-        return value, result
-    return value, _assembled(result, bound, options.single)
+    if options.has_aux:
+        return (outs, jax.tree.unflatten(bound.aux_tree, values[plain.results :])), result
+    return outs, result
+
+
+def _entries(bound: Bound, options: _Options) -> tuple[Any, Any]:
+    traced = any(isinstance(x, jax.core.Tracer) for x in bound.runtime)
+    if options.format == "scipy" and traced:
+        raise ArgumentError(
+            'format="scipy" makes SciPy matrices, which need numbers: call it outside '
+            'jax.jit, jax.vmap and jax.grad, or use format="bcoo"'
+        )
+    factors = options.format == "blocks"
+    entry = entry_for(bound, options.chunk_size, options.symmetric, factors)
+    values, data = entry.compiled(bound.runtime, entry.prepared.tables)
+    make = partial(formats.MAKERS[options.format], entry.prepared, entry.kept, traced)
+    blocks = [make(k, d) for k, d in enumerate(data)]
+    return values, _assembled(blocks, bound, options.single)
+
+
+def _operator(bound: Bound, options: _Options) -> tuple[Any, Any]:
+    plain = bound.plain
+    key = ("operator", fingerprint(plain.program), plain.selected, plain.results)
+    products = _products.get(key)
+    if products is None:
+        products = formats.products(plain)
+        _products.put(key, products)
+    trees = bound.in_trees
+    if options.single:
+        in_tree = trees[0]
+    else:
+        in_tree = jax.tree.structure(tuple(jax.tree.unflatten(t, [0] * t.num_leaves)
+                                           for t in trees))  # fmt: skip
+    return formats.operator(plain, bound.runtime, in_tree, bound.out_tree, products)
 
 
 def _assembled(blocks: list[Any], bound: Bound, single: bool) -> Any:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
@@ -95,6 +96,7 @@ class Linear:
         transposed: whether directions are cotangents rather than tangents.
         hoisted: traced values that derivative rules close over, by variable: they belong to one
             call only.
+        selected: positions of the selected leaves among the runtime inputs.
     """
 
     program: Program
@@ -102,6 +104,7 @@ class Linear:
     values: int
     transposed: bool
     hoisted: tuple[tuple[Any, Any], ...] = ()
+    selected: tuple[int, ...] = ()
 
     @property
     def directions(self) -> int:
@@ -113,15 +116,14 @@ class Linear:
         """The program with its hoisted values as further inputs, after the directions."""
         extra = tuple(variable for variable, _ in self.hoisted)
         inner = self.program
-        return Program(
-            (*inner.inputs, *extra), inner.outputs, inner.equations, inner.constants
-        )
+        return Program((*inner.inputs, *extra), inner.outputs, inner.equations, inner.constants)
 
     @cached_property
     def parts(self) -> tuple[list[Any], list[Any]]:
         """The equations that no direction reaches, and the others."""
         moving = set(self.program.inputs[self.runtime :])
-        still, moved = [], []
+        still: list[Any] = []
+        moved: list[Any] = []
         for equation in self.program.equations:
             reached = any(not program.is_literal(a) and a in moving for a in equation.invars)
             (moved if reached else still).append(equation)
@@ -162,6 +164,8 @@ class LinearDerivation:
         tape: what their coefficients refer to.
         runtime: tape numbers of the runtime inputs that are not known, by position.
         hoisted: hoisted values by tape number.
+        inputs: tape numbers of all runtime inputs.
+        values: tape numbers of the plain program's outputs.
         moving: tape numbers of the nodes' results that depend on the directions.
         notes: sentences about operations that were treated more widely than they are.
     """
@@ -170,6 +174,8 @@ class LinearDerivation:
     tape: Tape
     runtime: Mapping[int, int]
     hoisted: Mapping[int, Any]
+    inputs: tuple[int, ...]
+    values: tuple[int, ...]
     moving: frozenset[int]
     notes: tuple[str, ...]
 
@@ -239,6 +245,7 @@ def _linear(inner: Program, plain: Plain, transposed: bool) -> Linear:
         len(plain.program.outputs),
         transposed,
         tuple(traced),
+        tuple(len(plain.constants) + k for k in plain.selected),
     )
 
 
@@ -270,7 +277,8 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
         numbers.append(number)
     # values of one call only are inputs that nothing is known of
     extra = {walk.input(program.shape_of(v), program.dtype_of(v)): c for v, c in linear.hoisted}
-    images = walk.run(linear.whole, [*numbers, *extra])[linear.values :]
+    outputs = walk.run(linear.whole, [*numbers, *extra])
+    values, images = outputs[: linear.values], outputs[linear.values :]
     blocks: dict[tuple[int, int], Terms] = {}
     for image, number in enumerate(images):
         if not walk.has_derivative(number):
@@ -282,15 +290,24 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
             elif terms:
                 blocks[image, direction] = terms
     moving = frozenset(k for k, found in walk.blocks.items() if found)
-    return LinearDerivation(blocks, walk.tape, runtime, extra, moving, tuple(walk.notes))
+    return LinearDerivation(
+        blocks,
+        walk.tape,
+        runtime,
+        extra,
+        tuple(numbers[: linear.runtime]),
+        tuple(values),
+        moving,
+        tuple(walk.notes),
+    )
 
 
 def is_concrete(value: Any) -> bool:
     """Whether a value is an array whose entries can be looked at, and not too large for that."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, (jax.core.Tracer, jax.ShapeDtypeStruct)):
         return False
     dtype = getattr(value, "dtype", None)
-    if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
         return False
     return int(np.prod(np.shape(value), dtype=np.float64)) <= MAX_KNOWN
 

@@ -7,6 +7,7 @@ grid is in order already, and nothing has to be sorted or even stored.
     >>> pattern.count, pattern.rows[:3], pattern.columns[:3]
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +63,7 @@ def grid_of(term: Term, out_shape: Shape, in_shape: Shape) -> Grid | None:
     if term.zeros or term.bounds or term.guards:
         return None
     flat = affine.ravel((*term.out, *term.inp), (*out_shape, *in_shape))
-    strides = {v: 0 for v in relation_variables(term)} | dict(flat.terms)
+    strides = dict.fromkeys(relation_variables(term), 0) | dict(flat.terms)
     order = sorted(strides, key=lambda v: -strides[v])
     reach, ordered = 0, True
     for v in reversed(order):
@@ -200,8 +201,7 @@ def block_pattern(terms: Terms, out_shape: Shape, in_shape: Shape) -> Pattern:
     if len(plain) == 1 and grids[0] is not None and grids[0].ordered:
         return Pattern(out_shape, in_shape, (grids[0], plain[0]), None)
     parts = [
-        term_keys(t, out_shape, in_shape, grid)[0]
-        for t, grid in zip(plain, grids, strict=True)
+        term_keys(t, out_shape, in_shape, grid)[0] for t, grid in zip(plain, grids, strict=True)
     ]
     return Pattern(out_shape, in_shape, None, unique_sorted(np.concatenate(parts)))
 
@@ -235,7 +235,7 @@ def column_grid(terms: Sequence[Term], shape: Shape) -> tuple[int, ...]:
             if step % chain[-1] == 0 and n % step == 0:
                 chain.append(step)
         chain.append(n)
-        parts = [high // low for low, high in zip(chain, chain[1:], strict=False)]
+        parts = [high // low for low, high in itertools.pairwise(chain)]
         sizes.extend(reversed(parts))
     return tuple(sizes)
 

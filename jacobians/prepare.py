@@ -19,7 +19,7 @@ import numpy as np
 
 from jacobians import program
 from jacobians.algebra.block import Terms, wide
-from jacobians.closed import Closed, closed_form
+from jacobians.closed import Closed, closed_form, outer_form
 from jacobians.derive.tape import trace_tape
 from jacobians.errors import ArgumentError
 from jacobians.linear import (
@@ -33,6 +33,7 @@ from jacobians.linear import (
 )
 from jacobians.linearity import is_linear
 from jacobians.pattern import Pattern, block_pattern
+from jacobians.prove import Proof, prove
 from jacobians.sweep import Program, Sweep, Wanted, default_chunk, plan_sweeps, program_of
 
 # results of a constant block are computed once when that takes at most so many entries
@@ -51,6 +52,7 @@ class BlockPlan:
         pattern: its entries.
         closed: its closed form, where that is the way.
         cost: the estimated cost of each way considered, in values computed or moved.
+        outer: closed forms of its two factors, where it is given as an outer product.
     """
 
     output: int
@@ -60,6 +62,7 @@ class BlockPlan:
     pattern: Pattern
     closed: Closed | None
     cost: Mapping[str, float]
+    outer: tuple[Closed, Closed] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +103,7 @@ class Prepared:
         """One of the linear programs."""
         return next(linear for linear in self.linears if linear is not None)
 
-    def evaluate(
-        self, runtime: Sequence[Any], tables: "Tables"
-    ) -> tuple[list[Any], list[Any]]:
+    def evaluate(self, runtime: Sequence[Any], tables: "Tables") -> tuple[list[Any], list[Any]]:
         """Values and Jacobian entries at a point.
 
         Args:
@@ -115,7 +116,7 @@ class Prepared:
         made: list[Any] = []
         reads: dict[int, list[tuple[Any, Any]]] = {}
         wanted_blocks = [k for k, b in enumerate(self.blocks) if b.way not in ONCE]
-        swept = [k for k in wanted_blocks if self.blocks[k].closed is None]
+        swept = [k for k in wanted_blocks if self.blocks[k].way != "closed form"]
         maps = [None if linear is None else linear.at(runtime) for linear in self.linears]
         values = next(m for m in maps if m is not None)[0]
         for sweep, own in zip(self.sweeps, tables.sweeps, strict=True):
@@ -132,14 +133,38 @@ class Prepared:
                 made.append(jnp.zeros(0, dtype))
             elif block.way == "constant":
                 made.append(jnp.asarray(tables.constants[k]))
-            elif block.closed is not None:
+            elif block.outer is not None:
+                made.append(self._outer(k, arrays, tables, dtype))
+            elif block.way == "closed form" and block.closed is not None:
                 made.append(block.closed.values(arrays, tables.closed[k], dtype))
             else:
                 made.append(_joined(reads[k], block.pattern.count).astype(dtype))
         return values, made
 
+    def _outer(self, k: int, arrays: Any, tables: "Tables", dtype: Any) -> tuple[Any, Any]:
+        outer = self.blocks[k].outer
+        assert outer is not None
+        left, right = outer
+        own = tables.closed[k]
+        split = len(left.tables)
+        return (
+            left.values(arrays, own[:split], dtype).reshape(left.pattern.out_shape),
+            right.values(arrays, own[split:], dtype).reshape(right.pattern.out_shape),
+        )
+
+    def proof(self, k: int) -> Proof:
+        """The proved structure of a block."""
+        block = self.blocks[k]
+        shapes = block.pattern.out_shape, block.pattern.in_shape
+        return prove(block.terms, *shapes, -1, self.derivation.tape.known)
+
     def _tape_values(self, runtime: Sequence[Any]) -> dict[int, Any]:
-        closed = [b.closed for b in self.blocks if b.closed is not None and b.way not in ONCE]
+        closed: list[Closed] = []
+        for b in self.blocks:
+            if b.outer is not None:
+                closed.extend(b.outer)
+            elif b.closed is not None and b.way not in ONCE:
+                closed.append(b.closed)
         wanted = sorted({number for form in closed for number in form.wanted})
         given = {number: runtime[k] for k, number in self.derivation.runtime.items()}
         given.update(self.derivation.hoisted)
@@ -172,13 +197,21 @@ class Tables:
     constants: dict[int, Any]
 
 
-def prepare(plain: Plain, chunk_size: int | None = None, symmetric: bool = False) -> Prepared:
+def prepare(
+    plain: Plain,
+    chunk_size: int | None = None,
+    symmetric: bool = False,
+    factors: bool = False,
+    linears: tuple[Linear | None, Linear | None] | None = None,
+) -> Prepared:
     """Derives, plans and colours.
 
     Args:
         plain: the traced function.
         chunk_size: colours at a time, or None for what fits comfortably.
         symmetric: whether the function is a gradient, with equal inputs and outputs.
+        factors: whether outer products are wanted as their two factors.
+        linears: the function's linear programs, where they have been traced already.
 
     Returns:
         What `Prepared.evaluate` needs.
@@ -187,7 +220,7 @@ def prepare(plain: Plain, chunk_size: int | None = None, symmetric: bool = False
         ArgumentError: the Jacobian has too many entries to list.
         Exception: whatever JAX raises where it cannot differentiate the function.
     """
-    push, pull = _linears(plain)
+    push, pull = linears if linears is not None else linear_programs(plain)
     first = push if push is not None else pull
     assert first is not None
     notes: list[str] = []
@@ -207,9 +240,9 @@ def prepare(plain: Plain, chunk_size: int | None = None, symmetric: bool = False
     if symmetric and custom:
         notes.append("custom derivative rules: the Hessian is not assumed to be symmetric")
         symmetric = False
-    builder = _Builder(plain, push, pull, derivation, linear, symmetric)
+    builder = _Builder(plain, push, pull, derivation, linear, symmetric, factors)
     blocks = builder.blocks()
-    swept = [b for b in blocks if b.closed is None and b.way not in ONCE]
+    swept = [b for b in blocks if b.way == ""]
     sweeps = builder.sweeps(swept)
     if any(sweep.transposed for sweep in sweeps) and builder.pull is None:
         raise AssertionError("VJPs planned without a reverse program")
@@ -241,7 +274,7 @@ def prepare(plain: Plain, chunk_size: int | None = None, symmetric: bool = False
         programs,
         Tables(
             tuple(p.tables for p in programs),
-            {k: b.closed.tables for k, b in enumerate(blocks) if b.closed and b.way not in ONCE},
+            {k: _closed_tables(b) for k, b in enumerate(blocks) if b.way not in ONCE},
             {},
         ),
         builder.in_types,
@@ -253,7 +286,14 @@ def prepare(plain: Plain, chunk_size: int | None = None, symmetric: bool = False
     return _with_constants(prepared, plain)
 
 
-def _linears(plain: Plain) -> tuple[Linear | None, Linear | None]:
+def _closed_tables(block: BlockPlan) -> tuple[Any, ...]:
+    if block.outer is not None:
+        return block.outer[0].tables + block.outer[1].tables
+    return block.closed.tables if block.closed is not None else ()
+
+
+def linear_programs(plain: Plain) -> tuple[Linear | None, Linear | None]:
+    """The program of JVPs and None; None and that of VJPs where a rule allows no JVPs."""
     push = forward(plain)
     if not program.contains(push.program, FORWARD_REFUSED):
         return push, None
@@ -279,7 +319,9 @@ class _Builder:
         derivation: LinearDerivation,
         linear: bool,
         symmetric: bool,
+        factors: bool = False,
     ) -> None:
+        self.factors = factors
         self.plain, self.push, self.pull = plain, push, pull
         self.derivation, self.linear, self.symmetric = derivation, linear, symmetric
         first = len(plain.program.constants)
@@ -296,9 +338,7 @@ class _Builder:
     def blocks(self) -> list[BlockPlan]:
         """A plan for every block; what is left to sweeps has the way '' so far."""
         plans = [
-            self._block(o, i)
-            for o in range(len(self.out_types))
-            for i in range(len(self.in_types))
+            self._block(o, i) for o in range(len(self.out_types)) for i in range(len(self.in_types))
         ]
         # where a result is read and an input seeded, their block shows in the sum: sweep it too
         while True:
@@ -311,7 +351,7 @@ class _Builder:
             if not any(more):
                 return plans
             plans = [
-                replace(b, way="", closed=None) if swept else b
+                replace(b, way="", closed=None, outer=None) if swept else b
                 for b, swept in zip(plans, more, strict=True)
             ]
 
@@ -323,6 +363,12 @@ class _Builder:
         if not terms:
             empty = Pattern(out_shape, in_shape, None, np.zeros(0, np.int64))
             return BlockPlan(o, i, "zero", (), empty, None, {})
+        if self.factors and self.linear:
+            outer = outer_form(terms, out_shape, in_shape, self.derivation.tape)
+            if outer is not None:
+                pattern = block_pattern(terms, out_shape, in_shape)
+                cost = {"closed form": outer[0].work + outer[1].work}
+                return BlockPlan(o, i, "closed form", terms, pattern, None, cost, outer)
         form = closed_form(terms, out_shape, in_shape, self.derivation.tape)
         form = form if self.linear else None
         pattern = form.pattern if form is not None else block_pattern(terms, out_shape, in_shape)
@@ -340,10 +386,10 @@ class _Builder:
     def _least_colors(self, pattern: Pattern) -> int:
         if pattern.is_diagonal:
             return 1
-        by_jvp = int(np.bincount(pattern.rows, minlength=1).max()) if self.push else 1 << 60
+        by_jvp = int(np.max(np.bincount(pattern.rows, minlength=1))) if self.push else 1 << 60
         if self.push is not None and self.pull is None and by_jvp <= 2:
             return by_jvp
-        by_vjp = int(np.bincount(pattern.columns, minlength=1).max())
+        by_vjp = int(np.max(np.bincount(pattern.columns, minlength=1)))
         return min(by_jvp, by_vjp)
 
     def sweeps(self, swept: Sequence[BlockPlan]) -> tuple[Sweep, ...]:
@@ -369,9 +415,7 @@ class _Builder:
             if other is None or other.count != pattern.count:
                 return False
             n = pattern.shape[1]
-            mirrored = np.sort(
-                other.columns.astype(np.int64) * n + other.rows.astype(np.int64)
-            )
+            mirrored = np.sort(other.columns.astype(np.int64) * n + other.rows.astype(np.int64))
             own = pattern.rows.astype(np.int64) * n + pattern.columns.astype(np.int64)
             if not bool((mirrored == own).all()):
                 return False
@@ -465,14 +509,11 @@ def _once(prepared: Prepared, plain: Plain, places: Sequence[int]) -> dict[int, 
     return {k: np.asarray(v) for k, v in zip(places, made, strict=True)}
 
 
-def check_types(
-    results: Sequence[Any], selected: Sequence[Any], result_names: Sequence[str]
-) -> None:
+def check_types(results: Sequence[Any], result_names: Sequence[str]) -> None:
     """Refuses what has no Jacobian.
 
     Args:
         results: types of the result leaves.
-        selected: types of the selected leaves.
         result_names: names of the result leaves.
 
     Raises:

@@ -152,9 +152,7 @@ class _Whole:
             self.rows[first:last] = b.pattern.rows + self.row_starts[b.output]
             self.columns[first:last] = b.pattern.columns + self.column_starts[b.input]
 
-    def assignments(
-        self, forward: bool, reverse: bool
-    ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    def assignments(self, forward: bool, reverse: bool) -> Iterator[tuple[int, NDArray[np.bool_]]]:
         """Ways to share the entries between JVPs and VJPs, each with a lower bound of colours."""
         everything = np.ones(len(self.rows), dtype=bool)
         if not reverse:
@@ -178,7 +176,7 @@ class _Whole:
         """Colours that an assignment needs at least."""
         rows = np.bincount(self.rows[by_jvp], minlength=1)
         columns = np.bincount(self.columns[~by_jvp], minlength=1)
-        return int(rows.max()) + int(columns.max())
+        return int(np.max(rows)) + int(np.max(columns))
 
     def _by_leaf(self) -> Iterator[NDArray[np.bool_]]:
         """Every input leaf, or every result leaf, by the kind that suits it."""
@@ -208,9 +206,7 @@ class _Whole:
                 yield heavy[line] if jvps else ~heavy[line]
                 number *= 2
 
-    def sweep(
-        self, chosen: NDArray[np.bool_], transposed: bool, symmetric: bool = False
-    ) -> Sweep:
+    def sweep(self, chosen: NDArray[np.bool_], transposed: bool, symmetric: bool = False) -> Sweep:
         """The sweep that gives the chosen entries."""
         rows, columns = self.rows[chosen], self.columns[chosen]
         shapes = self.out_shapes if transposed else self.in_shapes
@@ -269,9 +265,7 @@ class _Whole:
         shapes = self.out_shapes if transposed else self.in_shapes
         if len(set(shapes)) > 1:
             return None
-        terms = [
-            flipped(t) if transposed else t for b in self.blocks for t in b.terms
-        ]
+        terms = [flipped(t) if transposed else t for b in self.blocks for t in b.terms]
         inner = column_grid(terms, shapes[0])
         return (len(shapes), *inner) if len(shapes) > 1 else inner
 
@@ -335,10 +329,8 @@ class Program:
 
         if self.steps == 1:
             count = self.sweep.coloring.count
-            if count == 1:
-                images = one(0)
-            else:
-                images = jax.vmap(one)(jnp.arange(count, dtype=jnp.int32))
+            colors = jnp.arange(count, dtype=jnp.int32)
+            images = one(0) if count == 1 else jax.vmap(one)(colors)
             return [
                 read_out(images, read, table, kind)
                 for read, table, kind in zip(self.sweep.reads, rest, self.kinds, strict=True)
@@ -382,7 +374,7 @@ def program_of(sweep: Sweep, leaf_sizes: Sequence[int], chunk: int) -> Program:
         number = read.colors // chunk
         order = np.argsort(number, kind="stable")
         lengths = np.bincount(number, minlength=steps)
-        widest = int(lengths.max(initial=0))
+        widest = int(np.max(lengths, initial=0))
         firsts = np.cumsum(lengths) - lengths
         offset = np.arange(len(order)) - np.repeat(firsts, lengths)
         place = number[order].astype(np.int64) * widest + offset
