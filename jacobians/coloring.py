@@ -13,8 +13,8 @@ classes are rearranged as long as that saves colours. Work is done on whole arra
 
 Source: Gebremedhin, Manne and Pothen, *What color is your Jacobian?*, SIAM Review 47 (2005); Jones
 and Plassmann, *A parallel graph coloring heuristic*, SIAM J. Sci. Comput. 14 (1993); Hasenplaugh et
-al., *Ordering heuristics for parallel graph coloring*, SPAA (2014); Culberson, *Iterated greedy graph
-coloring* (1992).
+al., *Ordering heuristics for parallel graph coloring*, SPAA (2014); Culberson, *Iterated greedy
+graph coloring* (1992).
 """
 
 import itertools
@@ -78,10 +78,9 @@ def is_valid_coloring(
     alone = counts[inverse] == 1
     if not symmetric:
         return bool(alone.all())
-    size = int(max(rows.max(), columns.max())) + 1
     direct = set(zip(rows[alone].tolist(), columns[alone].tolist(), strict=True))
     others = zip(rows[~alone].tolist(), columns[~alone].tolist(), strict=True)
-    return size > 0 and all((j, i) in direct for i, j in others)
+    return all((j, i) in direct for i, j in others)
 
 
 def color_columns(
@@ -613,7 +612,8 @@ class _Neighbours:
             twice = around.copy()
             twice[at] = np.maximum(twice[at], np.maximum.reduceat(around[self.columns], starts))
             around = twice
-        return open_[around[open_] == priority[open_]]
+        first: Integers = open_[around[open_] == priority[open_]]
+        return first
 
     def choose(self, vertices: Integers, colors: Integers) -> None:
         """Gives each vertex the smallest colour that breaks no star condition."""

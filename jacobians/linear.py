@@ -6,7 +6,7 @@ first, and the walk sees the program from tangents to tangents (or from cotangen
 in which every rule has been applied. It is linear in them, and its Jacobian is the one wanted.
 
     >>> plain = trace_plain(f, leaves, [0])
-    >>> linear = forward(plain)        # inputs: constants, leaves, tangents; outputs: values, tangents
+    >>> linear = forward(plain)        # constants, leaves, tangents → values, tangents
 """
 
 from collections.abc import Callable, Mapping, Sequence

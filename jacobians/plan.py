@@ -6,9 +6,11 @@
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import jax
+import numpy as np
 
 from jacobians.arguments import Call, Leaf, function_name
 from jacobians.derive.call import CallDerivation
@@ -79,6 +81,7 @@ class Plan:
         jvps: how many JVPs `jax.jacfwd` needs.
         vjps: how many VJPs `jax.jacrev` needs.
         notes: sentences for the reader.
+        fullest: entries of the fullest row, or of the fullest column where that is less.
     """
 
     function: str
@@ -88,11 +91,17 @@ class Plan:
     jvps: int
     vjps: int
     notes: tuple[str, ...]
+    fullest: int
 
     @property
     def colors(self) -> int:
         """How many JVPs and VJPs are computed in all."""
         return sum(sweep.colors for sweep in self.sweeps)
+
+    @property
+    def lower_bound(self) -> int:
+        """How many JVPs, or VJPs, compression alone needs at least: the entries of a full row."""
+        return self.fullest
 
     def __str__(self) -> str:
         lines = [f"{self.function}: {self.signature}", self._summary()]
@@ -113,7 +122,8 @@ class Plan:
             for sweep in self.sweeps
         ]
         instead = f"instead of {self.jvps} JVPs or {self.vjps} VJPs"
-        return f"{' and '.join(parts) or 'no JVP'} {instead}"
+        least = f"; compression alone needs {self.lower_bound} at least" if not parts else ""
+        return f"{' and '.join(parts) or 'no JVP'} {instead}{least}"
 
 
 def _block_lines(block: PlannedBlock) -> list[str]:
@@ -223,7 +233,19 @@ def _described(prepared: Prepared, bound: Bound, out_names: Sequence[str], funct
     )
     jvps, vjps = sum(leaf.size for leaf in ins), sum(leaf.size for leaf in outs)
     notes = (*bound.notes, *prepared.notes)
-    return Plan(function, signature, tuple(blocks), sweeps, jvps, vjps, notes)
+    return Plan(function, signature, tuple(blocks), sweeps, jvps, vjps, notes, _fullest(prepared))
+
+
+def _fullest(prepared: Prepared) -> int:
+    """Entries of the fullest row or column of the whole matrix, whichever is less."""
+    rows = [np.zeros(prod(t.shape), np.int64) for t in prepared.out_types]
+    columns = [np.zeros(prod(t.shape), np.int64) for t in prepared.in_types]
+    for b in prepared.blocks:
+        rows[b.output] += np.bincount(b.pattern.rows, minlength=len(rows[b.output]))
+        columns[b.input] += np.bincount(b.pattern.columns, minlength=len(columns[b.input]))
+    by_row = max((int(np.max(r, initial=0)) for r in rows), default=0)
+    by_column = max((int(np.max(c, initial=0)) for c in columns), default=0)
+    return min(by_row, by_column)
 
 
 def _as_call(prepared: Prepared, ins: Sequence[Leaf], outs: Sequence[Leaf]) -> CallDerivation:

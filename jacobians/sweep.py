@@ -156,42 +156,40 @@ class _Whole:
         """Ways to share the entries between JVPs and VJPs, each with a lower bound of colours."""
         everything = np.ones(len(self.rows), dtype=bool)
         if not reverse:
-            yield self.bound(everything), everything
+            yield self.bound(everything, True), everything
             return
         if not forward:
-            yield self.bound(~everything), ~everything
+            yield self.bound(everything, False), ~everything
             return
-        jvps, vjps = self.bound(everything), self.bound(~everything)
+        jvps, vjps = self.bound(everything, True), self.bound(everything, False)
         yield jvps, everything
         # a VJP costs about as much as a JVP; between equals JVPs need less memory
         yield vjps, ~everything
         for mixed in (*self._by_leaf(), *self._by_line()):
             if mixed.all() or not mixed.any():
                 continue
-            bound = self.bound(mixed)
+            bound = self.bound(mixed, True) + self.bound(~mixed, False)
             if bound <= MIXED_GAIN * min(jvps, vjps):
                 yield bound, mixed
 
-    def bound(self, by_jvp: NDArray[np.bool_]) -> int:
-        """Colours that an assignment needs at least."""
-        rows = np.bincount(self.rows[by_jvp], minlength=1)
-        columns = np.bincount(self.columns[~by_jvp], minlength=1)
-        return int(np.max(rows)) + int(np.max(columns))
+    def bound(self, chosen: NDArray[np.bool_], by_jvp: bool) -> int:
+        """Colours that some entries need at least, by JVPs or by VJPs."""
+        lines = self.rows[chosen] if by_jvp else self.columns[chosen]
+        return int(np.max(np.bincount(lines, minlength=1)))
 
     def _by_leaf(self) -> Iterator[NDArray[np.bool_]]:
         """Every input leaf, or every result leaf, by the kind that suits it."""
-        for which in (lambda b: b.input, lambda b: b.output):
-            leaves = {which(b) for b in self.blocks}
+        for of_block in ([b.input for b in self.blocks], [b.output for b in self.blocks]):
+            leaves = set(of_block)
             if len(leaves) < 2:
                 continue
             result = np.zeros(len(self.rows), dtype=bool)
             for leaf in leaves:
                 mine = np.zeros(len(self.rows), dtype=bool)
-                for k, b in enumerate(self.blocks):
-                    mine[self.offsets[k] : self.offsets[k + 1]] = which(b) == leaf
-                rows = np.bincount(self.rows[mine], minlength=1).max()
-                columns = np.bincount(self.columns[mine], minlength=1).max()
-                result |= mine & bool(rows <= columns)
+                for k, own in enumerate(of_block):
+                    mine[self.offsets[k] : self.offsets[k + 1]] = own == leaf
+                if self.bound(mine, True) <= self.bound(mine, False):
+                    result |= mine
             yield result
 
     def _by_line(self) -> Iterator[NDArray[np.bool_]]:
