@@ -30,6 +30,9 @@ from jacobians.pieces import (
 )
 from jacobians.prepare import Prepared
 
+# a grid's indices beyond so many are computed inside the program rather than stored in it
+MAX_CONSTANT = 1 << 18
+
 Maker = Callable[[Prepared, dict[Any, Any], bool, int, Any], Any]
 
 
@@ -131,7 +134,8 @@ def _kept(kept: dict[Any, Any], name: Any, traced: bool, pattern: Pattern) -> An
     if name in kept:
         return kept[name]
     if traced:
-        return pattern.indices(jnp if pattern.grid is not None else np)
+        computed = pattern.grid is not None and pattern.count > MAX_CONSTANT
+        return pattern.indices(jnp if computed else np)
     if pattern.grid is not None:
         with jax.ensure_compile_time_eval():
             kept[name] = jax.jit(lambda: pattern.indices(jnp))()
