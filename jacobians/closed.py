@@ -106,20 +106,23 @@ class Closed:
         parts = (p for piece in self.pieces for _, parts in piece.products for p in parts)
         return tuple(sorted({p.value for p in parts}))
 
-    def values(self, arrays: Mapping[int, Any], tables: tuple[Any, ...], dtype: Any) -> Any:
+    def values(
+        self, arrays: Mapping[int, Any], tables: tuple[Any, ...], dtype: Any, xp: Any = jnp
+    ) -> Any:
         """The entries, in the pattern's order.
 
         Args:
             arrays: the wanted tape values.
             tables: the index arrays, as given at run time.
             dtype: the dtype of the result.
+            xp: `jax.numpy`, or `numpy` for values that are known.
         """
-        made = [_piece_values(piece, arrays, tables, dtype) for piece in self.pieces]
+        made = [_piece_values(piece, arrays, tables, dtype, xp) for piece in self.pieces]
         if not self.rounds:
             return made[0]
-        joined = made[0] if len(made) == 1 else jnp.concatenate(made)
+        joined = made[0] if len(made) == 1 else xp.concatenate(made)
         if len(self.rounds) > 1:
-            joined = jnp.concatenate([joined, jnp.zeros(1, dtype)])
+            joined = xp.concatenate([joined, xp.zeros(1, dtype)])
         total = joined[tables[self.rounds[0]]]
         for number in self.rounds[1:]:
             total = total + joined[tables[number]]
@@ -324,28 +327,28 @@ def _view(
 
 
 def _piece_values(
-    piece: Piece, arrays: Mapping[int, Any], tables: tuple[Any, ...], dtype: Any
+    piece: Piece, arrays: Mapping[int, Any], tables: tuple[Any, ...], dtype: Any, xp: Any
 ) -> Any:
     total: Any = None
     for scale, parts in piece.products:
         values: Any = None
         allowed: Any = None
         for part in parts:
-            array = _along(part, piece, jnp.asarray(arrays[part.value]), tables)
+            array = _along(part, piece, xp.asarray(arrays[part.value]), tables, xp)
             values = array if values is None else values * array
             if part.selects:
                 allowed = array != 0 if allowed is None else allowed & (array != 0)
         if values is None:
-            values = jnp.full((1,) * len(piece.sizes), scale, dtype)
+            values = xp.full((1,) * len(piece.sizes), scale, dtype)
         elif scale != 1.0:
             values = values * scale
         if allowed is not None:
-            values = jnp.where(allowed, values, 0)
+            values = xp.where(allowed, values, 0)
         total = values if total is None else total + values
-    return jnp.broadcast_to(total, piece.sizes).reshape(-1).astype(dtype)
+    return xp.broadcast_to(total, piece.sizes).reshape(-1).astype(dtype)
 
 
-def _along(part: Part, piece: Piece, array: Any, tables: tuple[Any, ...]) -> Any:
+def _along(part: Part, piece: Piece, array: Any, tables: tuple[Any, ...], xp: Any) -> Any:
     """A factor laid out along the grid, with axes of size one where it does not change."""
     if part.slices is None:
         assert part.table is not None
@@ -353,13 +356,13 @@ def _along(part: Part, piece: Piece, array: Any, tables: tuple[Any, ...]) -> Any
     for axis, s in reversed(list(enumerate(part.slices))):
         if isinstance(s, int):
             if array.shape[axis] == 1:
-                array = jnp.squeeze(array, axis)
+                array = xp.squeeze(array, axis)
             else:
                 array = array[(slice(None),) * axis + (s,)]
         elif (s.start, s.stop, s.step) != (0, array.shape[axis], 1):
             array = array[(slice(None),) * axis + (s,)]
     order = sorted(range(len(part.axes)), key=lambda k: part.axes[k])
-    array = jnp.transpose(array, order)
+    array = xp.transpose(array, order)
     shape = [piece.sizes[k] if k in part.axes else 1 for k in range(len(piece.sizes))]
     return array.reshape(shape)
 

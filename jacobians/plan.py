@@ -104,7 +104,7 @@ class Plan:
         return self.fullest
 
     def __str__(self) -> str:
-        lines = [f"{self.function}: {self.signature}", self._summary()]
+        lines = [f"{self.function}: {self.signature}", self.summary]
         for sweep in self.sweeps:
             bound = f"{sweep.lower_bound} at least"
             at_a_time = "" if sweep.chunk >= sweep.colors else f", {sweep.chunk} at a time"
@@ -116,7 +116,9 @@ class Plan:
             lines.extend(["", *textwrap.wrap(f"note: {note}", WIDTH, subsequent_indent="      ")])
         return "\n".join(line.rstrip() for line in lines)
 
-    def _summary(self) -> str:
+    @property
+    def summary(self) -> str:
+        """How many JVPs and VJPs it takes, in one line."""
         parts = [
             f"{sweep.colors} {sweep.kind if sweep.colors > 1 else sweep.kind[:-1]}"
             for sweep in self.sweeps

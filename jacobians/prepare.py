@@ -453,17 +453,14 @@ def _with_constants(prepared: Prepared, plain: Plain) -> Prepared:
     found: dict[int, Any] = {}
     blocks = list(prepared.blocks)
     tape = prepared.derivation.tape
-    with jax.ensure_compile_time_eval():
-        for k in places:
-            block = blocks[k]
-            values = None
-            if block.closed is not None:
-                known = {number: tape.known(number) for number in block.closed.wanted}
-                if all(v is not None for v in known.values()):
-                    dtype = prepared.in_types[block.input].dtype
-                    values = block.closed.values(known, block.closed.tables, dtype)
-            if values is not None:
-                found[k] = np.asarray(values)
+    for k in places:
+        form = blocks[k].closed
+        if form is None:
+            continue
+        known = {number: tape.known(number) for number in form.wanted}
+        if all(v is not None for v in known.values()):
+            dtype = prepared.in_types[blocks[k].input].dtype
+            found[k] = np.asarray(form.values(known, form.tables, dtype, np))
     missing = [k for k in places if k not in found]
     if missing:
         found.update(_once(prepared, plain, missing))

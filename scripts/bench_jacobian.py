@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from memory import peak_megabytes
 
 DENSE_LIMIT = 1 << 26
 LONGEST = 120
@@ -181,7 +181,8 @@ def main(arguments: argparse.Namespace) -> None:
         "first: from the function to numbers, of which derive: all before compilation; again: a\n"
         "repeated compiled call; in ms. colours: JVPs and VJPs computed, bound: that compression\n"
         "needs at least; closed forms take none. per JVP: again / (colours × one JVP), with the\n"
-        "bound for closed forms. traffic: bytes moved at least / again / bandwidth\n"
+        "bound for closed forms. traffic: bytes moved at least / again / bandwidth. MB: peak memory\n"
+        "of the first call beyond that of a started JAX\n"
     )
     head = f"{'':<29}{'':<11}{'derive':>8}{'first':>10}{'again':>10}{'colours':>9}{'bound':>7}"
     print(f"{head}{'MB':>7}{'per JVP':>9}{'traffic':>9}")
@@ -269,14 +270,14 @@ def _child(name: str, way: str) -> None:
     importlib.import_module("jacobians")
     if way in ("asdex", "sparsejac"):
         importlib.import_module(way)
+    idle = peak_megabytes()
     start = time.perf_counter()
     function, more = PREPARE[way](case)
     derived = time.perf_counter()
     compiled = jax.jit(function)
     jax.block_until_ready(jax.tree.leaves(compiled(*case.args)))
     first = time.perf_counter()
-    # the increase over an idle JAX process
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory = peak_megabytes() - idle
     more = more() if callable(more) else more
     again = _best(lambda: compiled(*case.args))
     values = {
