@@ -123,9 +123,9 @@ class Closed:
         joined = made[0] if len(made) == 1 else xp.concatenate(made)
         if len(self.rounds) > 1:
             joined = xp.concatenate([joined, xp.zeros(1, dtype)])
-        total = joined[tables[self.rounds[0]]]
+        total = _picked(joined, tables[self.rounds[0]])
         for number in self.rounds[1:]:
-            total = total + joined[tables[number]]
+            total = total + _picked(joined, tables[number])
         return total
 
 
@@ -352,7 +352,7 @@ def _along(part: Part, piece: Piece, array: Any, tables: tuple[Any, ...], xp: An
     """A factor laid out along the grid, with axes of size one where it does not change."""
     if part.slices is None:
         assert part.table is not None
-        return array.reshape(-1)[tables[part.table]].reshape(piece.sizes)
+        return _picked(array.reshape(-1), tables[part.table]).reshape(piece.sizes)
     for axis, s in reversed(list(enumerate(part.slices))):
         if isinstance(s, int):
             if array.shape[axis] == 1:
@@ -365,6 +365,13 @@ def _along(part: Part, piece: Piece, array: Any, tables: tuple[Any, ...], xp: An
     array = xp.transpose(array, order)
     shape = [piece.sizes[k] if k in part.axes else 1 for k in range(len(piece.sizes))]
     return array.reshape(shape)
+
+
+def _picked(array: Any, table: Any) -> Any:
+    """`array[table]`, for NumPy too; tables lie within their arrays by construction."""
+    if isinstance(array, np.ndarray):
+        return array[table]
+    return array.at[table].get(mode="promise_in_bounds")
 
 
 def _work(pieces: list[Piece], count: int, rounds: int) -> float:

@@ -181,8 +181,8 @@ def main(arguments: argparse.Namespace) -> None:
         "first: from the function to numbers, of which derive: all before compilation; again: a\n"
         "repeated compiled call; in ms. colours: JVPs and VJPs computed, bound: that compression\n"
         "needs at least; closed forms take none. per JVP: again / (colours × one JVP), with the\n"
-        "bound for closed forms. traffic: bytes moved at least / again / bandwidth. MB: peak memory\n"
-        "of the first call beyond that of a started JAX\n"
+        "bound for closed forms. traffic: bytes moved at least / again / bandwidth. MB: peak\n"
+        "memory of the first call beyond that of a started JAX\n"
     )
     head = f"{'':<29}{'':<11}{'derive':>8}{'first':>10}{'again':>10}{'colours':>9}{'bound':>7}"
     print(f"{head}{'MB':>7}{'per JVP':>9}{'traffic':>9}")

@@ -82,7 +82,7 @@ def test_the_pieces_hold_what_they_say():
     [
         (heat, (values(9),), 0),
         (mlp, (values(6, 7), values(7, 3), values(4, 6)), (0, 2)),
-        (lambda d: {"y": d["a"] * d["b"], "z": d["a"].sum()}, ({"a": values(3), "b": values(3)},), 0),
+        (lambda d: {"y": d["a"] * d["b"], "z": d["a"].sum()}, (dict.fromkeys("ab", values(3)),), 0),
     ],
 )  # fmt: skip
 def test_an_operator_multiplies_without_a_matrix(f, args, argnums):
