@@ -480,7 +480,9 @@ def _entries(bound: Bound, options: _Options) -> tuple[Any, Any]:
         )
     factors = options.format == "blocks"
     entry = entry_for(bound, options.chunk_size, options.symmetric, factors)
-    values, data = entry.compiled(bound.runtime, entry.prepared.tables)
+    # in a traced program the tables are constants, which its compiler can make use of
+    evaluate = entry.prepared.evaluate if traced else entry.compiled
+    values, data = evaluate(bound.runtime, entry.prepared.tables)
     make = partial(formats.MAKERS[options.format], entry.prepared, entry.kept, traced)
     blocks = [make(k, d) for k, d in enumerate(data)]
     return values, _assembled(blocks, bound, options.single)

@@ -27,6 +27,8 @@ Integers = NDArray[Any]
 
 # entries that are seeded and computed at a time unless the user says how many colours
 CHUNK_ELEMENTS = 1 << 24
+# seeds up to so many entries are stored in a program that is traced
+MAX_CONSTANT_SEEDS = 1 << 20
 # a mixture of JVPs and VJPs must save this share of the colours
 MIXED_GAIN = 0.75
 
@@ -311,13 +313,17 @@ class Program:
         seeds, rest = tables[: len(seed_types)], list(tables[len(seed_types) :])
         needed = sorted({read.leaf for read in self.sweep.reads})
 
-        def one(color: Any) -> list[Any]:
-            directions = [
-                (s == color).astype(t.dtype).reshape(t.shape)
-                for s, t in zip(seeds, seed_types, strict=True)
-            ]
+        def of_seeds(*directions: Any) -> list[Any]:
             images = apply(*directions)
             return [images[leaf] for leaf in needed]
+
+        def one(color: Any) -> list[Any]:
+            return of_seeds(
+                *(
+                    (s == color).astype(t.dtype).reshape(t.shape)
+                    for s, t in zip(seeds, seed_types, strict=True)
+                )
+            )
 
         def read_out(images: list[Any], read: Read, table: Any, kind: str = "table") -> Any:
             image = images[needed.index(read.leaf)]
@@ -327,8 +333,13 @@ class Program:
 
         if self.steps == 1:
             count = self.sweep.coloring.count
-            colors = jnp.arange(count, dtype=jnp.int32)
-            images = one(0) if count == 1 else jax.vmap(one)(colors)
+            constant = _constant_seeds(seeds, seed_types, count)
+            if count == 1:
+                images = one(0)
+            elif constant is not None:
+                images = jax.vmap(of_seeds)(*constant)
+            else:
+                images = jax.vmap(one)(jnp.arange(count, dtype=jnp.int32))
             return [
                 read_out(images, read, table, kind)
                 for read, table, kind in zip(self.sweep.reads, rest, self.kinds, strict=True)
@@ -346,6 +357,24 @@ class Program:
 
         _, found = jax.lax.scan(step, None, (firsts, lookups))
         return [picked(f.reshape(-1), o) for f, o in zip(found, orders, strict=True)]
+
+
+def _constant_seeds(
+    seeds: Sequence[Any], types: Sequence[Any], count: int
+) -> list[Integers] | None:
+    """All seeds as constants where colours are known while tracing and there are few seeds.
+
+    What a program does to constants alone, a linear layer at its beginning for one, the compiler
+    then does once and for all.
+    """
+    size = sum(prod(t.shape) for t in types)
+    if not all(isinstance(s, np.ndarray) for s in seeds) or count * size > MAX_CONSTANT_SEEDS:
+        return None
+    colors = np.arange(count)[:, None]
+    return [
+        (s[None] == colors).astype(t.dtype).reshape(count, *t.shape)
+        for s, t in zip(seeds, types, strict=True)
+    ]
 
 
 def picked(array: Any, table: Any) -> Any:
