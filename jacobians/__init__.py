@@ -5,6 +5,7 @@
 >>> jacobians.check_vjp(my_relu, x).raise_if_wrong()               # is my derivative right?
 >>> print(jacobians.backprop(f, x, y, z))                          # how do its gradients flow?
 >>> print(jacobians.audit(model, params, x))                       # all those in my model?
+>>> jacobians.jacobian(f)(x)                                       # its numbers, sparse and cheap
 """
 
 import importlib
@@ -18,6 +19,8 @@ from jacobians.dense import dense_jacobian
 from jacobians.errors import ArgumentError, JacobiansError, SpecError, WrongDerivativeError
 from jacobians.explain import Block, Explanation, explain
 from jacobians.gates import Gate
+from jacobians.jacobian import clear_cache, hessian, jacobian, value_and_jacobian
+from jacobians.plan import Plan, plan
 from jacobians.structure import Structure
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ __all__ = [
     "Explanation",
     "Gate",
     "JacobiansError",
+    "Plan",
     "RuleAudit",
     "SpecError",
     "Structure",
@@ -41,11 +45,16 @@ __all__ = [
     "audit",
     "backprop",
     "check_vjp",
+    "clear_cache",
     "dense_jacobian",
     "explain",
     "gates",
+    "hessian",
+    "jacobian",
     "networks",
+    "plan",
     "testing",
+    "value_and_jacobian",
 ]
 
 

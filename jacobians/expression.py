@@ -123,8 +123,10 @@ class Names:
         bracketed = function.function.text.startswith("1[")
         if bracketed and value.source == "result" and number not in self.tape.names:
             text = self.text(number)
-            if len(text) <= INLINE and " " not in text:
-                return text
+            compared = value.node is not None and value.node.op in COMPARISONS
+            if len(text) <= INLINE and (compared or " " not in text):
+                # the bracket is parenthesis enough
+                return text[1:-1] if compared and text.startswith("(") else text
         name = self.of(number)
         return name if bracketed else group(name)
 

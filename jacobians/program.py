@@ -122,8 +122,10 @@ def is_literal(atom: Any) -> bool:
 
 
 def literal_value(atom: Any) -> np.ndarray[Any, Any]:
-    """The value of a literal operand."""
-    return np.asarray(atom.val)
+    """The value of a literal operand, in the type that the program gives it."""
+    value = np.asarray(atom.val)
+    dtype = dtype_of(atom)
+    return value if dtype is None or value.dtype == dtype else value.astype(dtype)
 
 
 def shape_of(atom: Any) -> tuple[int, ...]:
@@ -230,14 +232,19 @@ def branches(equation: Equation) -> tuple[Program, ...]:
     return tuple(view(branch) for branch in equation.params["branches"])
 
 
+def is_program(value: Any) -> bool:
+    """Whether a parameter of an equation holds a program, closed or open."""
+    return (hasattr(value, "eqns") and hasattr(value, "outvars")) or hasattr(
+        getattr(value, "jaxpr", None), "eqns"
+    )
+
+
 def inner_programs(equation: Equation) -> tuple[Program, ...]:
     """Every program that an equation holds, whatever it does with it."""
     found = []
     for value in equation.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
-            if (hasattr(item, "eqns") and hasattr(item, "outvars")) or hasattr(
-                getattr(item, "jaxpr", None), "eqns"
-            ):
+            if is_program(item):
                 found.append(view(item))
     return tuple(found)
 
@@ -247,6 +254,45 @@ def linear_solve_parts(equation: Equation) -> tuple[Program, int, int]:
     lengths = equation.params["const_lengths"]
     matvec = view(equation.params["jaxprs"].matvec)
     return matvec, lengths.matvec, sum(lengths)
+
+
+def run(inner: Program, constants: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    """Evaluates a program, its custom derivative rules in place.
+
+    Args:
+        inner: the program.
+        constants: one array per constant of the program.
+        values: one array per input.
+
+    Returns:
+        One array per output.
+    """
+    environment: dict[Any, Any] = dict(zip(inner.inputs, values, strict=True))
+    variables = [variable for variable, _ in inner.constants]
+    environment.update(zip(variables, constants, strict=True))
+    run_equations(inner.equations, environment)
+    return [read(atom, environment) for atom in inner.outputs]
+
+
+def run_equations(equations: Sequence[Equation], environment: dict[Any, Any]) -> None:
+    """Evaluates equations in order; `environment` holds values by variable and receives them."""
+    for equation in equations:
+        results = evaluate(equation, [read(atom, environment) for atom in equation.invars])
+        environment.update(zip(equation.outvars, results, strict=True))
+
+
+def read(atom: Any, environment: Mapping[Any, Any]) -> Any:
+    """The value of an operand: a literal's own, or a variable's in the environment."""
+    return literal_value(atom) if is_literal(atom) else environment[atom]
+
+
+def contains(inner: Program, names: frozenset[str]) -> bool:
+    """Whether an operation of one of these names occurs anywhere inside a program."""
+    return any(
+        equation.primitive.name in names
+        or any(contains(p, names) for p in inner_programs(equation))
+        for equation in inner.equations
+    )
 
 
 def evaluate(

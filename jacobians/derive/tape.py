@@ -168,6 +168,11 @@ def evaluate_tape(tape: Tape, inputs: dict[int, Any], wanted: Sequence[int]) -> 
     Returns:
         The wanted values as NumPy arrays, by number.
     """
+    return {k: np.asarray(v) for k, v in trace_tape(tape, inputs, wanted).items()}
+
+
+def trace_tape(tape: Tape, inputs: dict[int, Any], wanted: Sequence[int]) -> dict[int, Any]:
+    """The same for inputs that may be traced; values as JAX made them."""
     made: dict[int, Any] = dict(inputs)
 
     def get(number: int) -> Any:
@@ -198,7 +203,7 @@ def evaluate_tape(tape: Tape, inputs: dict[int, Any], wanted: Sequence[int]) -> 
                 raise KeyError(f"input value {top} was not given")
         return made[number]
 
-    return {k: np.asarray(get(k)) for k in wanted}
+    return {k: get(k) for k in wanted}
 
 
 def _iota(params: Any) -> np.ndarray[Any, Any]:

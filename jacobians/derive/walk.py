@@ -81,6 +81,9 @@ class Walk:
     scalars: dict[tuple[Any, ...], int] = field(default_factory=dict)
     # primitives being linearised, so that one whose JVP is itself does not recur for ever
     linearising: tuple[str, ...] = ()
+    # whether custom rules that carry no derivative stay whole, for whoever evaluates the tape and
+    # differentiates that
+    keep_rules: bool = False
 
     def note(self, sentence: str) -> None:
         """Remembers a sentence for the explanation, once."""
@@ -156,7 +159,12 @@ class Walk:
     def equation(self, equation: Any, operands: list[int]) -> list[int]:
         """Walks one equation; returns the tape numbers of its results."""
         inner = program.called_program(equation)
-        if inner is not None:
+        kept = (
+            self.keep_rules
+            and equation.primitive.name in program.CUSTOM_RULES
+            and not any(self.blocks.get(number) for number in operands)
+        )
+        if inner is not None and not kept:
             if program.is_users_rule(equation):
                 self.custom.append(program.call_name(equation) or "a custom rule")
             return self.run(inner, operands, program.call_name(equation))

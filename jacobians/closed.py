@@ -1,0 +1,382 @@
+"""Closed forms: the entries of a block computed from its terms' coefficients, without any JVP.
+
+A coefficient is a product of arrays that the program computes anyway. Along the grid of a term its
+factors are slices, so the values are a broadcast product; where conditions cut the grid, or an
+index is more than a slice, they are looked up by indices found once. Values that fall on the same
+entry are summed, by one gather each.
+
+    >>> form = closed_form(terms, out_shape, in_shape, tape)
+    >>> form.values(arrays, dtype)         # one number per entry, in the pattern's order
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jacobians.algebra import coefficient as coefficients
+from jacobians.algebra import entries
+from jacobians.algebra.affine import Affine, ravel
+from jacobians.algebra.block import Terms
+from jacobians.algebra.coefficient import Factor
+from jacobians.algebra.term import Term, relation_variables
+from jacobians.derive.tape import Tape
+from jacobians.pattern import (
+    MAX_ENTRIES,
+    Grid,
+    Pattern,
+    Shape,
+    block_pattern,
+    grid_of,
+    index_dtype,
+    term_keys,
+)
+
+Integers = NDArray[Any]
+
+# values that may fall on one entry
+MAX_ROUNDS = 6
+# index vectors per entry beyond which a closed form is no gain
+MAX_REPEATS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One factor of a product.
+
+    Attributes:
+        value: its number on the tape.
+        selects: whether it is an indicator: what it rules out does not count, be it infinite.
+        slices: a slice or number per axis, where it is a plain view along the grid.
+        axes: the grid axis of each axis that is left.
+        table: else the number of the table with its flat positions.
+    """
+
+    value: int
+    selects: bool
+    slices: tuple[slice | int, ...] | None = None
+    axes: tuple[int, ...] = ()
+    table: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """The values of one term.
+
+    Attributes:
+        sizes: shape of its grid; `(count,)` where conditions cut it.
+        products: for every summand its scale and factors.
+    """
+
+    sizes: tuple[int, ...]
+    products: tuple[tuple[float, tuple[Part, ...]], ...]
+
+    @property
+    def count(self) -> int:
+        """The number of values."""
+        return prod(self.sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class Closed:
+    """How to compute the entries of a block.
+
+    Attributes:
+        pattern: the entries.
+        pieces: the terms.
+        rounds: numbers of the tables that pick, for every entry, a value to add; empty where the
+            only piece is in the pattern's order.
+        tables: index arrays.
+        work: values computed and moved, a measure of cost.
+    """
+
+    pattern: Pattern
+    pieces: tuple[Piece, ...]
+    rounds: tuple[int, ...]
+    tables: tuple[Integers, ...]
+    work: float
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Numbers of the tape values that it needs."""
+        parts = (p for piece in self.pieces for _, parts in piece.products for p in parts)
+        return tuple(sorted({p.value for p in parts}))
+
+    def values(
+        self, arrays: Mapping[int, Any], tables: tuple[Any, ...], dtype: Any, xp: Any = jnp
+    ) -> Any:
+        """The entries, in the pattern's order.
+
+        Args:
+            arrays: the wanted tape values.
+            tables: the index arrays, as given at run time.
+            dtype: the dtype of the result.
+            xp: `jax.numpy`, or `numpy` for values that are known.
+        """
+        made = [_piece_values(piece, arrays, tables, dtype, xp) for piece in self.pieces]
+        if not self.rounds:
+            return made[0]
+        joined = made[0] if len(made) == 1 else xp.concatenate(made)
+        if len(self.rounds) > 1:
+            joined = xp.concatenate([joined, xp.zeros(1, dtype)])
+        total = _picked(joined, tables[self.rounds[0]])
+        for number in self.rounds[1:]:
+            total = total + _picked(joined, tables[number])
+        return total
+
+
+def closed_form(terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape) -> Closed | None:
+    """The closed form of a block, or None when a coefficient has none or it would be no gain.
+
+    Args:
+        terms: the terms of the block.
+        out_shape: shape of the output.
+        in_shape: shape of the input.
+        tape: what their coefficients refer to.
+    """
+    if not terms or not all(_has_form(t, tape) for t in terms):
+        return None
+    visits = sum(entries.grid_size(t) for t in terms)
+    if visits > min(MAX_ENTRIES, MAX_REPEATS * prod(out_shape) * prod(in_shape)):
+        return None
+    tables: list[Integers] = []
+    pieces, keys = [], []
+    grids = [grid_of(t, out_shape, in_shape) for t in terms]
+    trivial = len(terms) == 1 and grids[0] is not None and grids[0].ordered
+    for term, grid in zip(terms, grids, strict=True):
+        found: entries.Points | None = None
+        if not trivial:
+            positions, found = term_keys(term, out_shape, in_shape, grid)
+            keys.append(positions)
+        pieces.append(_piece(term, grid, found, tape, tables))
+    if trivial:
+        pattern = block_pattern(terms, out_shape, in_shape)
+        if pattern.count != pieces[0].count:
+            return None
+        return Closed(pattern, tuple(pieces), (), tuple(tables), _work(pieces, 0, 0))
+    joined = np.concatenate(keys)
+    order = np.argsort(joined, kind="stable")
+    ordered = joined[order]
+    first = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
+    starts = np.flatnonzero(first)
+    lengths = np.diff(np.append(starts, len(ordered)))
+    deepest = int(np.max(lengths, initial=0))
+    if deepest > MAX_ROUNDS or len(ordered) > MAX_REPEATS * len(starts):
+        return None
+    pattern = Pattern(out_shape, in_shape, None, ordered[first])
+    rounds = []
+    nothing = len(ordered)
+    dtype = index_dtype(nothing + 1)
+    for k in range(deepest):
+        pick = np.full(len(starts), nothing, dtype=dtype)
+        has = lengths > k
+        pick[has] = order[starts[has] + k]
+        rounds.append(len(tables))
+        tables.append(pick)
+    if deepest == 1 and len(pieces) == 1 and bool((order[1:] > order[:-1]).all()):
+        rounds, tables = [], tables[:-1]
+    work = _work(pieces, len(starts), len(rounds))
+    return Closed(pattern, tuple(pieces), tuple(rounds), tuple(tables), work)
+
+
+def outer_form(
+    terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape
+) -> tuple[Closed, Closed] | None:
+    """The two factors of a block that is an outer product, or None.
+
+    The tensor of shape output + input is the outer product of an array over its first axes and
+    one over the rest; the cut is between output and input where that is possible.
+
+    Args:
+        terms: the terms of the block.
+        out_shape: shape of the output.
+        in_shape: shape of the input.
+        tape: what their coefficients refer to.
+    """
+    if len(terms) != 1 or not _has_form(terms[0], tape):
+        return None
+    term = terms[0]
+    products = term.coefficient.products or ()
+    if len(products) != 1 or term.zeros or term.bounds or term.guards:
+        return None
+    index, shape = (*term.out, *term.inp), (*out_shape, *in_shape)
+    middle = len(out_shape)
+    for cut in (middle, *(k for k in range(1, len(index)) if k != middle)):
+        sides = []
+        for axes in (slice(0, cut), slice(cut, None)):
+            names = {v for e in index[axes] for v, _ in e.terms}
+            if prod(shape[axes]) < 2 or prod(term.sizes[v] for v in names) != prod(shape[axes]):
+                break
+            sides.append((axes, names))
+        if len(sides) < 2 or sides[0][1] & sides[1][1]:
+            continue
+        made = _factors(term, products[0], index, shape, sides, tape)
+        if made is not None:
+            return made
+    return None
+
+
+def _factors(
+    term: Term,
+    product: coefficients.Product,
+    index: tuple[Affine, ...],
+    shape: Shape,
+    sides: list[tuple[slice, set[int]]],
+    tape: Tape,
+) -> tuple[Closed, Closed] | None:
+    owned: tuple[list[Factor], list[Factor]] = ([], [])
+    for f in product.factors:
+        names = {v for e in f.at for v, _ in e.terms}
+        side = next((k for k in (0, 1) if names <= sides[k][1]), None)
+        if side is None:
+            return None
+        owned[side].append(f)
+    made = []
+    for k, (axes, names) in enumerate(sides):
+        scale = product.scale if k == 0 else 1.0
+        coefficient = coefficients.Coefficient(
+            (coefficients.Product(scale, tuple(owned[k])),), term.coefficient.depends
+        )
+        sizes = {v: term.sizes[v] for v in names}
+        form = closed_form((Term(sizes, index[axes], (), coefficient),), shape[axes], (), tape)
+        if form is None or not form.pattern.full:
+            return None
+        made.append(form)
+    return made[0], made[1]
+
+
+def _has_form(term: Term, tape: Tape) -> bool:
+    products = term.coefficient.products
+    if products is None:
+        return False
+    hidden = coefficients.variables(term.coefficient) - set(relation_variables(term))
+    if hidden:
+        return False
+    numbers = {f.value for p in products for f in p.factors}
+    return all(
+        jnp.issubdtype(tape.values[k].dtype, jnp.floating)
+        or jnp.issubdtype(tape.values[k].dtype, jnp.integer)
+        or tape.values[k].dtype == np.bool_
+        for k in numbers
+        if tape.values[k].dtype is not None
+    )
+
+
+def _piece(
+    term: Term,
+    grid: Grid | None,
+    found: entries.Points | None,
+    tape: Tape,
+    tables: list[Integers],
+) -> Piece:
+    if grid is None and found is None:
+        found = entries.points(term)
+    sizes = grid.sizes if grid is not None else (found.count if found else 0,)
+    products = []
+    for product in term.coefficient.products or ():
+        parts = tuple(_part(f, grid, found, tape, tables) for f in product.factors)
+        products.append((product.scale, parts))
+    return Piece(sizes, tuple(products))
+
+
+def _part(
+    factor: Factor,
+    grid: Grid | None,
+    found: entries.Points | None,
+    tape: Tape,
+    tables: list[Integers],
+) -> Part:
+    value = tape.values[factor.value]
+    selects = value.function is not None and value.function.name.startswith("select")
+    if grid is not None:
+        view = _view(factor.at, grid)
+        if view is not None:
+            return Part(factor.value, selects, *view)
+    flat = ravel(factor.at, value.shape)
+    dtype = index_dtype(prod(value.shape))
+    if grid is not None:
+        positions = grid.value(flat, dtype)
+    else:
+        assert found is not None
+        positions = found.value(flat).astype(dtype)
+    tables.append(positions)
+    return Part(factor.value, selects, table=len(tables) - 1)
+
+
+def _view(
+    at: tuple[Affine, ...], grid: Grid
+) -> tuple[tuple[slice | int, ...], tuple[int, ...]] | None:
+    """An index as slices of an array, one grid axis for each axis that is left."""
+    slices: list[slice | int] = []
+    axes: list[int] = []
+    for e in at:
+        if not e.terms:
+            slices.append(e.const)
+            continue
+        (v, c), *more = e.terms
+        axis = grid.order.index(v)
+        if more or c < 0 or axis in axes:
+            return None
+        slices.append(slice(e.const, e.const + c * (grid.sizes[axis] - 1) + 1, c))
+        axes.append(axis)
+    return tuple(slices), tuple(axes)
+
+
+def _piece_values(
+    piece: Piece, arrays: Mapping[int, Any], tables: tuple[Any, ...], dtype: Any, xp: Any
+) -> Any:
+    total: Any = None
+    for scale, parts in piece.products:
+        values: Any = None
+        allowed: Any = None
+        for part in parts:
+            array = _along(part, piece, xp.asarray(arrays[part.value]), tables, xp)
+            values = array if values is None else values * array
+            if part.selects:
+                allowed = array != 0 if allowed is None else allowed & (array != 0)
+        if values is None:
+            values = xp.full((1,) * len(piece.sizes), scale, dtype)
+        elif scale != 1.0:
+            values = values * scale
+        if allowed is not None:
+            values = xp.where(allowed, values, 0)
+        total = values if total is None else total + values
+    return xp.broadcast_to(total, piece.sizes).reshape(-1).astype(dtype)
+
+
+def _along(part: Part, piece: Piece, array: Any, tables: tuple[Any, ...], xp: Any) -> Any:
+    """A factor laid out along the grid, with axes of size one where it does not change."""
+    if part.slices is None:
+        assert part.table is not None
+        return _picked(array.reshape(-1), tables[part.table]).reshape(piece.sizes)
+    for axis, s in reversed(list(enumerate(part.slices))):
+        if isinstance(s, int):
+            if array.shape[axis] == 1:
+                array = xp.squeeze(array, axis)
+            else:
+                array = array[(slice(None),) * axis + (s,)]
+        elif (s.start, s.stop, s.step) != (0, array.shape[axis], 1):
+            array = array[(slice(None),) * axis + (s,)]
+    order = sorted(range(len(part.axes)), key=lambda k: part.axes[k])
+    array = xp.transpose(array, order)
+    shape = [piece.sizes[k] if k in part.axes else 1 for k in range(len(piece.sizes))]
+    return array.reshape(shape)
+
+
+def _picked(array: Any, table: Any) -> Any:
+    """`array[table]`, for NumPy too; tables lie within their arrays by construction."""
+    if isinstance(array, np.ndarray):
+        return array[table]
+    return array.at[table].get(mode="promise_in_bounds")
+
+
+def _work(pieces: list[Piece], count: int, rounds: int) -> float:
+    total = float(rounds * count * 2)
+    for piece in pieces:
+        for _, parts in piece.products:
+            total += piece.count * (0.5 + sum(2.0 if p.slices is None else 0.5 for p in parts))
+    return total

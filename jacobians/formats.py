@@ -1,0 +1,190 @@
+"""The forms that a Jacobian's entries are given in.
+
+Entries come as one flat array per block, in the order of its pattern; index arrays are made once
+and shared between results, or, for a grid, computed where they are needed.
+"""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sparse
+from jax.experimental.sparse import BCOO
+
+from jacobians import program
+from jacobians.linear import Plain
+from jacobians.pattern import Pattern
+from jacobians.pieces import (
+    Banded,
+    BlockDiagonal,
+    Dense,
+    Diagonal,
+    JacobianOperator,
+    Outer,
+    Piece,
+    Sparse,
+    Zero,
+)
+from jacobians.prepare import Prepared
+
+# a grid's indices beyond so many are computed inside the program rather than stored in it
+MAX_CONSTANT = 1 << 18
+
+Maker = Callable[[Prepared, dict[Any, Any], bool, int, Any], Any]
+
+
+def bcoo(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data: Any) -> BCOO:
+    """A block as `BCOO` of shape output + input."""
+    pattern = prepared.blocks[k].pattern
+    indices = _kept(kept, ("indices", k), traced, pattern)
+    shape = (*pattern.out_shape, *pattern.in_shape)
+    return BCOO((data, indices), shape=shape, indices_sorted=True, unique_indices=True)
+
+
+def dense(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data: Any) -> Any:
+    """A block as an array of shape output + input."""
+    pattern = prepared.blocks[k].pattern
+    shape = (*pattern.out_shape, *pattern.in_shape)
+    if pattern.full:
+        return data.reshape(shape)
+    if pattern.count == 0:
+        return jnp.zeros(shape, data.dtype)
+    m, n = pattern.shape
+    matrix = jnp.zeros((m, n), data.dtype)
+    filled = matrix.at[pattern.rows, pattern.columns].set(
+        data, unique_indices=True, indices_are_sorted=True
+    )
+    return filled.reshape(shape)
+
+
+def csr(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data: Any) -> Any:
+    """A block as `scipy.sparse.csr_array` of the flattened matrix."""
+    pattern = prepared.blocks[k].pattern
+    if ("csr", k) not in kept:
+        counts = np.bincount(pattern.rows, minlength=pattern.shape[0])
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(pattern.columns.dtype)
+        kept["csr", k] = starts, np.ascontiguousarray(pattern.columns)
+    starts, columns = kept["csr", k]
+    values = np.asarray(data)
+    if values.dtype.name not in ("float32", "float64"):
+        # SciPy knows no half precision
+        values = values.astype(np.float32)
+    result = sparse.csr_array((values, columns.copy(), starts.copy()), shape=pattern.shape)
+    result.has_canonical_format = True
+    return result
+
+
+def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data: Any) -> Piece:
+    """A block as the structured piece that its proved structure allows."""
+    plan = prepared.blocks[k]
+    pattern = plan.pattern
+    proof = kept.get(("proof", k))
+    if proof is None:
+        proof = kept["proof", k] = prepared.proof(k)
+    shapes = (pattern.out_shape, pattern.in_shape, proof.properties)
+    m, n = pattern.shape
+    if pattern.count == 0:
+        return Zero(data, *shapes)
+    if plan.outer is not None:
+        left, right = data
+        return Outer(left, right, *shapes)
+    if m == n and (pattern.is_diagonal or "diagonal" in proof.properties):
+        values = data
+        if pattern.count < n:
+            values = jnp.zeros(n, data.dtype).at[pattern.rows].set(data)
+        return Diagonal(values, *shapes)
+    if pattern.full:
+        return Dense(data.reshape(m, n), *shapes)
+    structure = proof.structure
+    if structure.kind in ("block-diagonal", "kronecker") and structure.get("blocks"):
+        height, width = structure.get("block_shape")
+        made = _block_diagonal(pattern, data, structure.get("blocks"), height, width)
+        return BlockDiagonal(made, *shapes)
+    offsets = pattern.columns.astype(np.int64) - pattern.rows
+    lower, upper = max(0, -int(np.min(offsets))), max(0, int(np.max(offsets)))
+    if (lower + upper + 1) * m <= 2 * pattern.count:
+        place = (offsets + lower) * m + pattern.rows
+        flat = jnp.zeros((lower + upper + 1) * m, data.dtype)
+        diagonals = flat.at[place].set(data, unique_indices=True)
+        return Banded(diagonals.reshape(-1, m), lower, upper, *shapes)
+    indices = np.stack([pattern.rows, pattern.columns], axis=1)
+    matrix = BCOO((data, jnp.asarray(indices)), shape=(m, n), indices_sorted=True,
+                  unique_indices=True)  # fmt: skip
+    return Sparse(matrix, *shapes)
+
+
+def _block_diagonal(pattern: Pattern, data: Any, count: int, height: int, width: int) -> Any:
+    shape = (count, height, width)
+    if pattern.count == prod(shape):
+        # entries in row-major order are those of one block after the other
+        return data.reshape(shape)
+    rows = pattern.rows.astype(np.int64)
+    place = rows * width + pattern.columns % width
+    return jnp.zeros(prod(shape), data.dtype).at[place].set(data).reshape(shape)
+
+
+MAKERS: dict[str, Maker] = {"bcoo": bcoo, "dense": dense, "scipy": csr, "blocks": blocks}
+
+
+def _kept(kept: dict[Any, Any], name: Any, traced: bool, pattern: Pattern) -> Any:
+    """An index array: shared between eager calls, a constant or computed while tracing."""
+    if name in kept:
+        return kept[name]
+    if traced:
+        computed = pattern.grid is not None and pattern.count > MAX_CONSTANT
+        return pattern.indices(jnp if computed else np)
+    if pattern.grid is not None:
+        with jax.ensure_compile_time_eval():
+            kept[name] = jax.jit(lambda: pattern.indices(jnp))()
+    else:
+        kept[name] = jnp.asarray(pattern.indices())
+    return kept[name]
+
+
+def operator(
+    plain: Plain, runtime: Sequence[Any], in_tree: Any, out_tree: Any, compiled: Any
+) -> tuple[list[Any], JacobianOperator]:
+    """The function's outputs at a point, and its Jacobian there as an operator.
+
+    Args:
+        plain: the traced function.
+        runtime: values of its constants and leaves.
+        in_tree: pytree structure of what is differentiated with respect to.
+        out_tree: pytree structure of the result.
+        compiled: `products(plain)`, possibly of an equal program traced before.
+    """
+    values, push, pull = compiled
+    types = plain.types()
+    first = len(plain.program.constants)
+    results = plain.program.outputs[: plain.results]
+    made = JacobianOperator(
+        list(runtime),
+        push,
+        pull,
+        in_tree,
+        out_tree,
+        tuple(types[first + k] for k in plain.selected),
+        tuple(jax.ShapeDtypeStruct(tuple(a.aval.shape), a.aval.dtype) for a in results),
+    )
+    return values(list(runtime)), made
+
+
+def products(plain: Plain) -> tuple[Any, Any, Any]:
+    """The outputs, JVP and VJP of a traced function, compiled when first called."""
+
+    def values(runtime: Any) -> Any:
+        first = len(plain.program.constants)
+        return program.run(plain.program, runtime[:first], runtime[first:])
+
+    def push(runtime: Any, tangents: Any) -> Any:
+        f, point = plain.split(runtime)
+        return jax.jvp(f, point, list(tangents), has_aux=True)[1]
+
+    def pull(runtime: Any, cotangents: Any) -> Any:
+        f, point = plain.split(runtime)
+        return jax.vjp(f, *point, has_aux=True)[1](tuple(cotangents))
+
+    return jax.jit(values), jax.jit(push), jax.jit(pull)

@@ -1,0 +1,535 @@
+"""`jacobian`: the numbers of `jax.jacobian` at the cost that their structure allows.
+
+The function is traced, linearised by JAX and its Jacobian's structure derived from the program; a
+plan says how each block is computed (`prepare.py`). Analyses are kept between calls and looked up
+by the traced program, so a function may close over anything, changing arrays and tracers included.
+
+    >>> jacobian(lambda x: jnp.maximum(x, 0))(x)              # BCOO, one entry per element
+    >>> jax.jit(jacobian(f, format="dense"))(x)
+    >>> print(plan(f, x))                                     # how, and at what cost
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial, wraps
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobians import formats, program
+from jacobians.arguments import (
+    argument_names,
+    function_name,
+    named_leaves,
+    path_text,
+    short_type,
+)
+from jacobians.errors import ArgumentError
+from jacobians.fingerprint import digest, fingerprint
+from jacobians.linear import Plain, is_concrete, trace_plain
+from jacobians.prepare import Prepared, check_types, linear_programs, prepare
+from jacobians.program import Program
+
+Kept = TypeVar("Kept")
+
+MAX_KEPT = 64
+MAX_KEPT_BYTES = 1 << 30
+
+
+def jacobian(
+    f: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    format: str = "bcoo",
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
+    """The Jacobian of a function, sparse and without building what is zero.
+
+    The numbers are those of `jax.jacobian`, custom derivative rules included. Integer and boolean
+    arguments that have values count as part of the function, since index tables are what sparsity
+    is made of; under `jax.jit` they are unknown, and the pattern holds for all of them.
+
+    Args:
+        f: a JAX function of arrays and pytrees of them.
+        argnums: the argument or arguments to differentiate with respect to, of floating point.
+        format: 'bcoo': `jax.experimental.sparse.BCOO` of shape output + input, indices sorted and
+            unique; 'dense': arrays of that shape; 'scipy': `scipy.sparse.csr_array` of the
+            flattened matrix, outside `jax.jit` only; 'blocks': the structured pieces
+            (`jacobians.pieces`); 'operator': a linear operator that lists nothing.
+        has_aux: whether `f` returns a pair of its result and something else.
+        chunk_size: how many JVPs or VJPs to compute at a time; by default what fits comfortably.
+
+    Returns:
+        A function of the arguments of `f` that returns the Jacobian, in the pytree of
+        `jax.jacobian`: that of the result, with that of the argument in every leaf's place (a
+        tuple for several argnums); paired with the aux where `has_aux`. It may be called under
+        `jax.jit`, `jax.vmap`, `jax.grad` and inside `jax.lax.scan`.
+
+    Raises:
+        ArgumentError: an unknown format, and when called: argnums without floating point, complex
+            values, no result, or more entries than can be listed.
+
+    Source: `jax.jacobian`; Griewank and Walther, *Evaluating Derivatives*, chapters 7 and 8.
+    """
+    compute = value_and_jacobian(f, argnums, format, has_aux, chunk_size)
+
+    def jacobian_of_f(*args: Any, **kwargs: Any) -> Any:
+        value, result = compute(*args, **kwargs)
+        return (result, value[1]) if has_aux else result
+
+    return jacobian_of_f
+
+
+def value_and_jacobian(
+    f: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    format: str = "bcoo",
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
+    """The value of a function and its Jacobian together; see `jacobian`.
+
+    Returns:
+        A function of the arguments of `f` that returns the pair `(f(*args), jacobian)`; with
+        `has_aux` the first is the pair that `f` returns.
+    """
+    options = _Options(_numbers(argnums), isinstance(argnums, int), format, has_aux, chunk_size)
+    _check(f, options)
+
+    def value_and_jacobian_of_f(*args: Any, **kwargs: Any) -> Any:
+        return _apply(f, options, args, kwargs)
+
+    return value_and_jacobian_of_f
+
+
+def hessian(
+    f: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    format: str = "bcoo",
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+) -> Callable[..., Any]:
+    """The Hessian of a function with a scalar result, using its symmetry; see `jacobian`.
+
+    Args:
+        f: a function that returns a scalar of floating point.
+        argnums: as in `jacobian`.
+        format: as in `jacobian`.
+        has_aux: as in `jacobian`.
+        chunk_size: as in `jacobian`.
+
+    Returns:
+        A function that returns the Hessian in the pytree of `jax.hessian`.
+
+    Raises:
+        ArgumentError: as `jacobian` does, and when the result is no scalar.
+    """
+    options = _Options(
+        _numbers(argnums), isinstance(argnums, int), format, has_aux, chunk_size, True
+    )
+    _check(f, options)
+
+    def hessian_of_f(*args: Any, **kwargs: Any) -> Any:
+        value, result = _apply(gradient(f, argnums, has_aux), options, args, kwargs)
+        return (result, value[1]) if has_aux else result
+
+    return hessian_of_f
+
+
+def gradient(
+    f: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool
+) -> Callable[..., Any]:
+    """`jax.grad` of a function that is checked to return one scalar."""
+
+    @wraps(f)
+    def scalar(*args: Any, **kwargs: Any) -> Any:
+        made = f(*args, **kwargs)
+        leaves = jax.tree.leaves(made[0] if has_aux else made)
+        if len(leaves) != 1 or jnp.shape(leaves[0]):
+            given = ", ".join(short_type(jnp.shape(x), jnp.result_type(x)) for x in leaves)
+            raise ArgumentError(
+                f"a Hessian is of a scalar, but {function_name(f)} returns {given or 'nothing'}; "
+                "sum it, or take the jacobian"
+            )
+        return made
+
+    return jax.grad(scalar, argnums, has_aux=has_aux)
+
+
+@dataclass(frozen=True)
+class _Options:
+    argnums: tuple[int, ...]
+    single: bool
+    format: str
+    has_aux: bool
+    chunk_size: int | None
+    symmetric: bool = False
+
+
+@dataclass(eq=False)
+class Bound:
+    """A call taken apart: its leaves, which are differentiated, and its traced program.
+
+    Attributes:
+        plain: the traced program.
+        runtime: values of its constants and leaves.
+        in_trees: pytree structure of every selected argument.
+        out_tree: pytree structure of the result.
+        aux_tree: pytree structure of the aux.
+        in_names: names of the selected leaves.
+        notes: sentences about how it was traced.
+    """
+
+    plain: Plain
+    runtime: list[Any]
+    in_trees: list[Any]
+    out_tree: Any
+    aux_tree: Any
+    in_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def out_names(self) -> tuple[str, ...]:
+        """Names of the result leaves."""
+        count = self.plain.results
+        marked = jax.tree.unflatten(self.out_tree, [0.0] * count)
+        return tuple(leaf.name for leaf in named_leaves("out", marked))
+
+
+def bind_call(
+    f: Callable[..., Any],
+    argnums: Sequence[int],
+    has_aux: bool,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+) -> Bound:
+    """Flattens and traces the call `f(*args, **kwargs)`.
+
+    Args:
+        f: the function.
+        argnums: positions of the arguments to differentiate with respect to.
+        has_aux: whether it returns a pair with aux.
+        args: positional arguments; `jax.ShapeDtypeStruct` leaves where nothing is evaluated.
+        kwargs: keyword arguments, never differentiated.
+
+    Raises:
+        ArgumentError: the arguments do not fit.
+    """
+    count = len(args)
+    for number in argnums:
+        if not -count <= number < count:
+            raise ArgumentError(
+                f"argnums={number} names no argument: {function_name(f)} was called with {count}, "
+                "numbered from 0"
+            )
+    numbers = [number % count for number in argnums]
+    if len(set(numbers)) < len(numbers):
+        raise ArgumentError(f"argnums={tuple(argnums)} names an argument twice")
+    leaves, tree = jax.tree.flatten((tuple(args), kwargs))
+    sizes = [len(jax.tree.leaves(a)) for a in args]
+    starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    selected = [k for number in numbers for k in range(starts[number], starts[number + 1])]
+    names = _selected_names(f, args, numbers)
+    _check_selected([leaves[k] for k in selected], names)
+    in_trees = [jax.tree.structure(args[number]) for number in numbers]
+    return _trace(f, has_aux, leaves, tree, selected, in_trees, names)
+
+
+def _trace(
+    f: Callable[..., Any],
+    has_aux: bool,
+    leaves: list[Any],
+    tree: Any,
+    selected: list[int],
+    in_trees: list[Any],
+    names: tuple[str, ...],
+) -> Bound:
+    """Traces with as few values held fixed as the function allows."""
+    chosen = set(selected)
+    arrays = [k for k, x in enumerate(leaves) if k in chosen or _is_array(x)]
+    floats = [k for k in arrays if k in chosen or not _holdable(leaves[k])]
+    attempts = [arrays] if floats == arrays else [arrays, floats]
+    for number, traced in enumerate(attempts):
+
+        def flat(*values: Any, traced: list[int] = traced) -> tuple[Any, Any]:
+            everything = list(leaves)
+            for k, value in zip(traced, values, strict=True):
+                everything[k] = value
+            args, kwargs = jax.tree.unflatten(tree, everything)
+            made = f(*args, **kwargs)
+            return _pair(made, f) if has_aux else (made, ())
+
+        known = {
+            p: leaves[k] for p, k in enumerate(traced) if k not in chosen and _is_index(leaves[k])
+        }
+        given = [leaves[k] for k in traced]
+        positions = [traced.index(k) for k in selected]
+        try:
+            plain, trees = trace_plain(flat, given, positions, known)
+        except _CONCRETE as error:
+            if number + 1 < len(attempts):
+                continue
+            raise ArgumentError(
+                f"{function_name(f)} looks at the values of its arguments while it is traced "
+                "(a Python if, a shape or a NumPy call that depends on them), so that its "
+                f"Jacobian has no fixed program; use jax.lax.cond or jnp.where ({_first(error)})"
+            ) from error
+        notes = () if number == 0 else ("traced for the given values of the other arguments",)
+        return Bound(plain, [*plain.constants, *given], in_trees, trees[0], trees[1], names, notes)
+    raise AssertionError("no attempt at tracing")
+
+
+_CONCRETE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
+
+
+def _pair(made: Any, f: Callable[..., Any]) -> tuple[Any, Any]:
+    if not isinstance(made, (tuple, list)) or len(made) != 2:
+        raise ArgumentError(
+            f"has_aux=True: {function_name(f)} has to return a pair (result, aux), got {made!r}"
+        )
+    return made[0], made[1]
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (float, complex, np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct))
+
+
+def _is_index(x: Any) -> bool:
+    """Whether a leaf holds integers or booleans with values that can be looked at."""
+    if isinstance(x, (float, complex, jax.ShapeDtypeStruct)) or not is_concrete(x):
+        return False
+    return x.dtype == np.bool_ or bool(jnp.issubdtype(x.dtype, jnp.integer))
+
+
+def _holdable(x: Any) -> bool:
+    """Whether a leaf may be held at its value: it has one, and it is a number or index array."""
+    return isinstance(x, float) or (is_concrete(x) and not isinstance(x, jax.ShapeDtypeStruct))
+
+
+def _selected_names(
+    f: Callable[..., Any], args: Sequence[Any], numbers: Sequence[int]
+) -> tuple[str, ...]:
+    try:
+        names = argument_names(f, args)
+    except ArgumentError:
+        names = ()
+    if len(names) != len(args):
+        names = tuple(f"x{k}" for k in range(len(args)))
+    paths: list[str] = []
+    for number in numbers:
+        with_paths, _ = jax.tree_util.tree_flatten_with_path(args[number])
+        paths.extend(names[number] + path_text(path) for path, _ in with_paths)
+    return tuple(paths)
+
+
+def _check_selected(leaves: Sequence[Any], names: Sequence[str]) -> None:
+    if not leaves:
+        raise ArgumentError("argnums names an argument without any array in it")
+    for x, name in zip(leaves, names, strict=True):
+        if isinstance(x, (bool, int)) or not _is_array(x):
+            kind = type(x).__name__
+            raise ArgumentError(
+                f"{name} is of Python type {kind}, which has no derivative; pass floating point "
+                f"({name}={x!r})"
+            )
+        dtype = jnp.result_type(x) if not isinstance(x, jax.ShapeDtypeStruct) else x.dtype
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise ArgumentError(
+                f"{name} is complex ({short_type(np.shape(x), dtype)}); pass its real and "
+                "imaginary parts as two arguments"
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            shape = tuple(getattr(x, "shape", ()))
+            raise ArgumentError(
+                f"{name} is {short_type(shape, dtype)}, which has no derivative; pass floating "
+                "point, or name other arguments in argnums"
+            )
+
+
+@dataclass(eq=False)
+class Entry:
+    """What is kept of one traced program.
+
+    Attributes:
+        prepared: its plan and tables.
+        compiled: `prepared.evaluate` under `jax.jit`.
+        kept: index arrays that results share, and proofs, made when first needed.
+    """
+
+    prepared: Prepared
+    compiled: Any
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+
+class _Cache(Generic[Kept]):
+    """Values by key, the latest used ones; at most so many, and so many bytes."""
+
+    def __init__(self, size: Callable[[Kept], int]) -> None:
+        self.entries: OrderedDict[Any, Kept] = OrderedDict()
+        self.size = size
+        self.lock = threading.Lock()
+
+    def get(self, key: Any) -> Kept | None:
+        with self.lock:
+            found = self.entries.get(key)
+            if found is not None:
+                self.entries.move_to_end(key)
+            return found
+
+    def put(self, key: Any, value: Kept) -> None:
+        with self.lock:
+            self.entries[key] = value
+            while len(self.entries) > MAX_KEPT or (
+                len(self.entries) > 1
+                and sum(map(self.size, self.entries.values())) > MAX_KEPT_BYTES
+            ):
+                self.entries.popitem(last=False)
+
+    def clear(self) -> None:
+        with self.lock:
+            self.entries.clear()
+
+
+_cache: _Cache[Entry] = _Cache(lambda entry: entry.prepared.bytes())
+_products: _Cache[tuple[Any, Any, Any]] = _Cache(lambda _: 0)
+
+
+def clear_cache() -> None:
+    """Forgets every analysis that is kept between calls."""
+    _cache.clear()
+    _products.clear()
+
+
+def entry_for(
+    bound: Bound, chunk_size: int | None, symmetric: bool, factors: bool = False
+) -> Entry:
+    """The analysis of a traced call, from the cache or made now.
+
+    Args:
+        bound: the call.
+        chunk_size: colours at a time, or None.
+        symmetric: whether it is the gradient of a function.
+        factors: whether outer products are wanted as their two factors.
+    """
+    plain = bound.plain
+    options = (_known(plain), plain.selected, plain.results, chunk_size, symmetric, factors)
+    linears = None
+    if program.contains(plain.program, frozenset(program.CUSTOM_RULES)):
+        # a rule is a new object at every trace; where it has been applied, its program tells
+        linears = linear_programs(plain)
+        traced = any(isinstance(x, jax.core.Tracer) for x in bound.runtime)
+        inner = next(linear.whole for linear in linears if linear is not None)
+        key: Any = (fingerprint(inner, rules=traced), _constants(inner), traced, options)
+    else:
+        key = (fingerprint(plain.program), options)
+    entry = _cache.get(key)
+    if entry is None:
+        prepared = prepare(plain, chunk_size, symmetric, factors, linears)
+        entry = Entry(prepared, jax.jit(prepared.evaluate))
+        if prepared.cacheable:
+            _cache.put(key, entry)
+    return entry
+
+
+def _known(plain: Plain) -> tuple[Any, ...]:
+    """Keys of the values that an analysis may use, by position."""
+    constants = [(k, digest(c)) for k, c in enumerate(plain.constants) if is_concrete(c)]
+    leaves = [(-1 - k, digest(v)) for k, v in plain.known.items()]
+    return (*constants, *leaves)
+
+
+def _constants(inner: Program) -> tuple[Any, ...]:
+    return tuple(digest(value) for _, value in inner.constants)
+
+
+def _apply(
+    f: Callable[..., Any], options: _Options, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Any:
+    bound = bind_call(f, options.argnums, options.has_aux, args, kwargs)
+    plain = bound.plain
+    check_types([a.aval for a in plain.program.outputs[: plain.results]], bound.out_names)
+    if options.format == "operator":
+        values, result = _operator(bound, options)
+    else:
+        values, result = _entries(bound, options)
+    outs = jax.tree.unflatten(bound.out_tree, values[: plain.results])
+    if options.has_aux:
+        return (outs, jax.tree.unflatten(bound.aux_tree, values[plain.results :])), result
+    return outs, result
+
+
+def _entries(bound: Bound, options: _Options) -> tuple[Any, Any]:
+    traced = any(isinstance(x, jax.core.Tracer) for x in bound.runtime)
+    if options.format == "scipy" and traced:
+        raise ArgumentError(
+            'format="scipy" makes SciPy matrices, which need numbers: call it outside '
+            'jax.jit, jax.vmap and jax.grad, or use format="bcoo"'
+        )
+    factors = options.format == "blocks"
+    entry = entry_for(bound, options.chunk_size, options.symmetric, factors)
+    # in a traced program the tables are constants, which its compiler can make use of
+    evaluate = entry.prepared.evaluate if traced else entry.compiled
+    values, data = evaluate(bound.runtime, entry.prepared.tables)
+    make = partial(formats.MAKERS[options.format], entry.prepared, entry.kept, traced)
+    blocks = [make(k, d) for k, d in enumerate(data)]
+    return values, _assembled(blocks, bound, options.single)
+
+
+def _operator(bound: Bound, options: _Options) -> tuple[Any, Any]:
+    plain = bound.plain
+    key = ("operator", fingerprint(plain.program), plain.selected, plain.results)
+    products = _products.get(key)
+    if products is None:
+        products = formats.products(plain)
+        _products.put(key, products)
+    trees = bound.in_trees
+    if options.single:
+        in_tree = trees[0]
+    else:
+        in_tree = jax.tree.structure(tuple(jax.tree.unflatten(t, [0] * t.num_leaves)
+                                           for t in trees))  # fmt: skip
+    return formats.operator(plain, bound.runtime, in_tree, bound.out_tree, products)
+
+
+def _assembled(blocks: list[Any], bound: Bound, single: bool) -> Any:
+    """The blocks, output-major, in the pytree of `jax.jacobian`."""
+    count = len(bound.plain.selected)
+    rows = []
+    for o in range(bound.plain.results):
+        row, parts = blocks[o * count : (o + 1) * count], []
+        for tree in bound.in_trees:
+            parts.append(jax.tree.unflatten(tree, row[: tree.num_leaves]))
+            row = row[tree.num_leaves :]
+        rows.append(parts[0] if single else tuple(parts))
+    return jax.tree.unflatten(bound.out_tree, rows)
+
+
+def _numbers(argnums: int | Sequence[int]) -> tuple[int, ...]:
+    return (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+
+def _check(f: Callable[..., Any], options: _Options) -> None:
+    if not callable(f):
+        raise ArgumentError(f"expected a function, got {f!r} of type {type(f).__name__}")
+    if options.format not in (*formats.MAKERS, "operator"):
+        known = ", ".join(repr(name) for name in (*formats.MAKERS, "operator"))
+        raise ArgumentError(f"format={options.format!r} is unknown; the formats are {known}")
+    if not options.argnums or not all(isinstance(n, int) for n in options.argnums):
+        raise ArgumentError("argnums must be an integer or a sequence of integers")
+    if options.chunk_size is not None and (
+        not isinstance(options.chunk_size, int) or options.chunk_size < 1
+    ):
+        raise ArgumentError(f"chunk_size must be a positive integer, got {options.chunk_size!r}")

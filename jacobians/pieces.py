@@ -1,0 +1,357 @@
+"""Jacobian blocks as structured linear maps: `format="blocks"` and `format="operator"`.
+
+A diagonal block is its diagonal, a block-diagonal one an array [B, m, n], an outer product its two
+factors, a band its diagonals. Every piece is a pytree with the same few methods, none of which
+builds the matrix but `todense`.
+
+    >>> piece = jacobian(jax.nn.relu, format="blocks")(x)
+    >>> piece.values.shape, piece.jvp(tangent), piece.vjp(cotangent), piece @ vector
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.sparse import BCOO
+
+from jacobians.errors import ArgumentError
+
+Shape = tuple[int, ...]
+
+
+def _static(*names: str) -> Callable[[type], type]:
+    """Registers a dataclass as a pytree whose named fields are no arrays."""
+
+    def register(cls: type) -> type:
+        fields = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        data = [n for n in fields if n not in names]
+        jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=list(names))
+        return cls
+
+    return register
+
+
+class Piece:
+    """A linear map from arrays of shape `in_shape` to arrays of shape `out_shape`."""
+
+    out_shape: Shape
+    in_shape: Shape
+    properties: frozenset[str]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the flattened matrix."""
+        return prod(self.out_shape), prod(self.in_shape)
+
+    def times(self, vector: Any) -> Any:
+        """The flattened matrix times a flat vector."""
+        raise NotImplementedError
+
+    def times_transposed(self, vector: Any) -> Any:
+        """The transposed flattened matrix times a flat vector."""
+        raise NotImplementedError
+
+    def jvp(self, tangent: Any) -> Any:
+        """The image of a tangent, shape `in_shape` → `out_shape`."""
+        _check_shape(tangent, self.in_shape, "tangent")
+        return self.times(jnp.reshape(tangent, -1)).reshape(self.out_shape)
+
+    def vjp(self, cotangent: Any) -> Any:
+        """The image of a cotangent, shape `out_shape` → `in_shape`."""
+        _check_shape(cotangent, self.out_shape, "cotangent")
+        return self.times_transposed(jnp.reshape(cotangent, -1)).reshape(self.in_shape)
+
+    def __matmul__(self, other: Any) -> Any:
+        """The product with a tangent, or the flattened matrix with a flat vector or a matrix."""
+        m, n = self.shape
+        if jnp.shape(other) == self.in_shape:
+            return self.jvp(other)
+        if jnp.ndim(other) == 1 and jnp.shape(other)[0] == n:
+            return self.times(jnp.asarray(other))
+        if jnp.ndim(other) == 2 and jnp.shape(other)[0] == n:
+            return jax.vmap(self.times, in_axes=1, out_axes=1)(jnp.asarray(other))
+        raise ArgumentError(
+            f"cannot multiply a {m}×{n} Jacobian with an array of shape {jnp.shape(other)}; "
+            f"expected {self.in_shape}, ({n},) or ({n}, k)"
+        )
+
+    def todense(self) -> Any:
+        """The block as an array of shape `out_shape + in_shape`."""
+        matrix = jax.vmap(self.times, in_axes=1, out_axes=1)(jnp.eye(self.shape[1]))
+        return matrix.reshape(*self.out_shape, *self.in_shape)
+
+    def to_lineax(self) -> Any:
+        """The block as a `lineax` operator with the tags that are proved."""
+        from jacobians.lineax_export import to_lineax
+
+        return to_lineax(self)
+
+
+@_static("out_shape", "in_shape", "properties")
+@dataclass(frozen=True, eq=False)
+class Zero(Piece):
+    """A block that is zero. `like` is an empty array of the block's dtype."""
+
+    like: Any
+    out_shape: Shape
+    in_shape: Shape
+    properties: frozenset[str] = frozenset()
+
+    def times(self, vector: Any) -> Any:
+        return jnp.zeros(self.shape[0], self.like.dtype)
+
+    def times_transposed(self, vector: Any) -> Any:
+        return jnp.zeros(self.shape[1], self.like.dtype)
+
+    def todense(self) -> Any:
+        return jnp.zeros((*self.out_shape, *self.in_shape), self.like.dtype)
+
+
+@_static("out_shape", "in_shape", "properties")
+@dataclass(frozen=True, eq=False)
+class Diagonal(Piece):
+    """A diagonal block; `values` [n] is its diagonal."""
+
+    values: Any
+    out_shape: Shape
+    in_shape: Shape
+    properties: frozenset[str] = frozenset()
+
+    def times(self, vector: Any) -> Any:
+        return self.values * vector
+
+    def times_transposed(self, vector: Any) -> Any:
+        return self.values * vector
+
+    def todense(self) -> Any:
+        return jnp.diag(self.values).reshape(*self.out_shape, *self.in_shape)
+
+
+@_static("out_shape", "in_shape", "properties")
+@dataclass(frozen=True, eq=False)
+class BlockDiagonal(Piece):
+    """A block-diagonal block; `blocks` [B, m, n] are the matrices on its diagonal."""
+
+    blocks: Any
+    out_shape: Shape
+    in_shape: Shape
+    properties: frozenset[str] = frozenset()
+
+    def times(self, vector: Any) -> Any:
+        count, _, width = self.blocks.shape
+        return jnp.einsum("bij,bj->bi", self.blocks, vector.reshape(count, width)).reshape(-1)
+
+    def times_transposed(self, vector: Any) -> Any:
+        count, height, _ = self.blocks.shape
+        return jnp.einsum("bij,bi->bj", self.blocks, vector.reshape(count, height)).reshape(-1)
+
+    def todense(self) -> Any:
+        count, height, width = self.blocks.shape
+        matrix = jnp.zeros((count, height, count, width), self.blocks.dtype)
+        k = jnp.arange(count)
+        return matrix.at[k, :, k, :].set(self.blocks).reshape(*self.out_shape, *self.in_shape)
+
+
+@_static("out_shape", "in_shape", "properties")
+@dataclass(frozen=True, eq=False)
+class Outer(Piece):
+    """An outer product of two arrays: `left.shape + right.shape` is `out_shape + in_shape`.
+
+    For a scalar output both factors belong to the input: ∂f/∂W = left·rightᵀ.
+    """
+
+    left: Any
+    right: Any
+    out_shape: Shape
+    in_shape: Shape
+    properties: frozenset[str] = frozenset()
+
+    def times(self, vector: Any) -> Any:
+        split = jnp.ndim(self.left) - len(self.out_shape)
+        if split == 0:
+            return self.left.reshape(-1) * jnp.dot(self.right.reshape(-1), vector)
+        return self._split_times(vector)
+
+    def _split_times(self, vector: Any) -> Any:
+        # a scalar output: the input's axes are divided between the factors
+        if prod(self.out_shape) == 1:
+            matrix = vector.reshape(self.left.size, self.right.size)
+            return (self.left.reshape(-1) @ matrix @ self.right.reshape(-1)).reshape(1)
+        return self.todense().reshape(self.shape) @ vector
+
+    def times_transposed(self, vector: Any) -> Any:
+        split = jnp.ndim(self.left) - len(self.out_shape)
+        if split == 0:
+            return self.right.reshape(-1) * jnp.dot(self.left.reshape(-1), vector)
+        if prod(self.out_shape) == 1:
+            return jnp.outer(self.left, self.right).reshape(-1) * vector[0]
+        return self.todense().reshape(self.shape).T @ vector
+
+    def todense(self) -> Any:
+        return jnp.outer(self.left, self.right).reshape(*self.out_shape, *self.in_shape)
+
+
+@_static("lower", "upper", "out_shape", "in_shape", "properties")
+@dataclass(frozen=True, eq=False)
+class Banded(Piece):
+    """A banded block: `diagonals[k, i]` is entry (i, i + k − lower), 0 outside the matrix."""
+
+    diagonals: Any
+    lower: int
+    upper: int
+    out_shape: Shape
+    in_shape: Shape
+    properties: frozenset[str] = frozenset()
+
+    def times(self, vector: Any) -> Any:
+        m, n = self.shape
+        ahead = max(0, m + self.upper - n)
+        padded = jnp.pad(vector, (self.lower, ahead))
+        parts = [self.diagonals[k] * padded[k : k + m] for k in range(len(self.diagonals))]
+        return sum(parts[1:], parts[0])
+
+    def times_transposed(self, vector: Any) -> Any:
+        m, n = self.shape
+        width = max(n + self.lower, m + self.lower + self.upper)
+        total = jnp.zeros(width, jnp.result_type(self.diagonals, vector))
+        for k in range(len(self.diagonals)):
+            total = total.at[k : k + m].add(self.diagonals[k] * vector)
+        return total[self.lower : self.lower + n]
+
+
+@_static("out_shape", "in_shape", "properties")
+@dataclass(frozen=True, eq=False)
+class Sparse(Piece):
+    """Any other block with zeros; `matrix` is the flattened matrix as BCOO."""
+
+    matrix: BCOO
+    out_shape: Shape
+    in_shape: Shape
+    properties: frozenset[str] = frozenset()
+
+    def times(self, vector: Any) -> Any:
+        rows, columns = self.matrix.indices[:, 0], self.matrix.indices[:, 1]
+        made = self.matrix.data * vector[columns]
+        total = jnp.zeros(self.shape[0], made.dtype)
+        return total.at[rows].add(made, indices_are_sorted=True)
+
+    def times_transposed(self, vector: Any) -> Any:
+        rows, columns = self.matrix.indices[:, 0], self.matrix.indices[:, 1]
+        made = self.matrix.data * vector[rows]
+        return jnp.zeros(self.shape[1], made.dtype).at[columns].add(made)
+
+    def todense(self) -> Any:
+        return self.matrix.todense().reshape(*self.out_shape, *self.in_shape)
+
+
+@_static("out_shape", "in_shape", "properties")
+@dataclass(frozen=True, eq=False)
+class Dense(Piece):
+    """A block without known zeros; `matrix` [m, n] is the flattened matrix."""
+
+    matrix: Any
+    out_shape: Shape
+    in_shape: Shape
+    properties: frozenset[str] = frozenset()
+
+    def times(self, vector: Any) -> Any:
+        return self.matrix @ vector
+
+    def times_transposed(self, vector: Any) -> Any:
+        return vector @ self.matrix
+
+    def todense(self) -> Any:
+        return self.matrix.reshape(*self.out_shape, *self.in_shape)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["runtime"],
+    meta_fields=["push", "pull", "in_tree", "out_tree", "in_types", "out_types"],
+)
+@dataclass(frozen=True, eq=False)
+class JacobianOperator:
+    """The Jacobian of a function at a point as a linear map that lists no entries; a pytree.
+
+    Attributes:
+        runtime: the point, and what the function closes over.
+        push: from the point and tangents to tangents.
+        pull: from the point and cotangents to cotangents.
+        in_tree: pytree structure of tangents: of the argument, a tuple for several.
+        out_tree: pytree structure of cotangents: of the result.
+        in_types: shape and dtype of the input leaves.
+        out_types: shape and dtype of the output leaves.
+    """
+
+    runtime: Any
+    push: Callable[..., Any]
+    pull: Callable[..., Any]
+    in_tree: Any
+    out_tree: Any
+    in_types: tuple[Any, ...]
+    out_types: tuple[Any, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix of all results by all inputs."""
+        return sum(prod(t.shape) for t in self.out_types), sum(prod(t.shape) for t in self.in_types)
+
+    def jvp(self, tangent: Any) -> Any:
+        """The image of a tangent, in the pytree of the argument → that of the result."""
+        leaves = _leaves(tangent, self.in_tree, self.in_types, "tangent")
+        return jax.tree.unflatten(self.out_tree, self.push(self.runtime, leaves))
+
+    def vjp(self, cotangent: Any) -> Any:
+        """The image of a cotangent, in the pytree of the result → that of the argument."""
+        leaves = _leaves(cotangent, self.out_tree, self.out_types, "cotangent")
+        return jax.tree.unflatten(self.in_tree, self.pull(self.runtime, leaves))
+
+    def __matmul__(self, other: Any) -> Any:
+        """The product with a tangent, or of the whole matrix with a flat vector or a matrix."""
+        n = self.shape[1]
+        flat = isinstance(other, jax.Array) or hasattr(other, "__array__")
+        alone = len(self.in_types) == 1 and jnp.shape(other) == self.in_types[0].shape
+        if not flat or (alone and jax.tree.structure(other) == self.in_tree):
+            return self.jvp(other)
+        if jnp.ndim(other) == 1 and jnp.shape(other)[0] == n:
+            return self._flat(jnp.asarray(other))
+        if jnp.ndim(other) == 2 and jnp.shape(other)[0] == n:
+            return jax.vmap(self._flat, in_axes=1, out_axes=1)(jnp.asarray(other))
+        raise ArgumentError(
+            f"cannot multiply a {self.shape[0]}×{n} Jacobian with an array of shape "
+            f"{jnp.shape(other)}; expected a tangent, ({n},) or ({n}, k)"
+        )
+
+    def _flat(self, vector: Any) -> Any:
+        leaves, first = [], 0
+        for t in self.in_types:
+            leaves.append(vector[first : first + prod(t.shape)].reshape(t.shape).astype(t.dtype))
+            first += prod(t.shape)
+        return jnp.concatenate([jnp.reshape(y, -1) for y in self.push(self.runtime, leaves)])
+
+    def to_lineax(self) -> Any:
+        """The operator as a `lineax.FunctionLinearOperator`."""
+        from jacobians.lineax_export import operator_to_lineax
+
+        return operator_to_lineax(self)
+
+
+def _leaves(given: Any, tree: Any, types: tuple[Any, ...], what: str) -> list[Any]:
+    leaves, structure = jax.tree.flatten(given)
+    shapes = [tuple(jnp.shape(x)) for x in leaves]
+    if structure != tree or shapes != [tuple(t.shape) for t in types]:
+        expected = ", ".join(str(tuple(t.shape)) for t in types)
+        raise ArgumentError(
+            f"the {what} has shapes {', '.join(map(str, shapes))} in {structure}; expected "
+            f"{expected} in {tree}"
+        )
+    return [jnp.asarray(x, t.dtype) for x, t in zip(leaves, types, strict=True)]
+
+
+def _check_shape(array: Any, shape: Shape, what: str) -> None:
+    if jnp.shape(array) != shape:
+        raise ArgumentError(f"the {what} has shape {jnp.shape(array)}, expected {shape}")

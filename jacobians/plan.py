@@ -1,0 +1,268 @@
+"""`plan`: how `jacobian` computes each block of a Jacobian, and what that saves.
+
+>>> print(plan(jax.nn.relu, jax.ShapeDtypeStruct((4096,), jnp.float32)))
+"""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+
+from jacobians.arguments import Call, Leaf, function_name
+from jacobians.derive.call import CallDerivation
+from jacobians.derive.walk import Derivation
+from jacobians.formula import formulas
+from jacobians.jacobian import Bound, bind_call, entry_for, gradient
+from jacobians.prepare import Prepared, check_types
+from jacobians.structure import Structure
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class PlannedBlock:
+    """How one block is computed.
+
+    Attributes:
+        output: name of the result leaf.
+        input: name of the argument leaf.
+        shape: shape of the flattened matrix.
+        nnz: number of entries that can be nonzero.
+        structure: its proved structure.
+        way: 'zero', 'constant', 'closed form', 'JVPs', 'VJPs' or 'JVPs and VJPs'.
+        formula: the entries of a closed form in index notation, where they can be written.
+        where: definitions of names in the formula.
+        cost: the estimated cost of the ways considered, in values computed or moved.
+    """
+
+    output: str
+    input: str
+    shape: tuple[int, int]
+    nnz: int
+    structure: Structure
+    way: str
+    formula: str | None
+    where: tuple[str, ...]
+    cost: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class PlannedSweep:
+    """JVPs, or VJPs, that several blocks share.
+
+    Attributes:
+        kind: 'JVPs' or 'VJPs'.
+        colors: how many.
+        lower_bound: the fewest that this kind can do with.
+        chunk: how many at a time.
+        method: how the colouring was found.
+    """
+
+    kind: str
+    colors: int
+    lower_bound: int
+    chunk: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a Jacobian is computed; prints itself.
+
+    Attributes:
+        function: name of the function.
+        signature: its arguments and results in JAX's short notation.
+        blocks: every block, output-major.
+        sweeps: the compressed derivatives, none where closed forms do.
+        jvps: how many JVPs `jax.jacfwd` needs.
+        vjps: how many VJPs `jax.jacrev` needs.
+        notes: sentences for the reader.
+        fullest: entries of the fullest row, or of the fullest column where that is less.
+    """
+
+    function: str
+    signature: str
+    blocks: tuple[PlannedBlock, ...]
+    sweeps: tuple[PlannedSweep, ...]
+    jvps: int
+    vjps: int
+    notes: tuple[str, ...]
+    fullest: int
+
+    @property
+    def colors(self) -> int:
+        """How many JVPs and VJPs are computed in all."""
+        return sum(sweep.colors for sweep in self.sweeps)
+
+    @property
+    def lower_bound(self) -> int:
+        """How many JVPs, or VJPs, compression alone needs at least: the entries of a full row."""
+        return self.fullest
+
+    def __str__(self) -> str:
+        lines = [f"{self.function}: {self.signature}", self.summary]
+        for sweep in self.sweeps:
+            bound = f"{sweep.lower_bound} at least"
+            at_a_time = "" if sweep.chunk >= sweep.colors else f", {sweep.chunk} at a time"
+            how = f", {sweep.method}" if sweep.method else ""
+            lines.append(f"  {sweep.kind:<11} {sweep.colors} ({bound}{how}{at_a_time})")
+        for block in self.blocks:
+            lines.extend(["", *_block_lines(block)])
+        for note in self.notes:
+            lines.extend(["", *textwrap.wrap(f"note: {note}", WIDTH, subsequent_indent="      ")])
+        return "\n".join(line.rstrip() for line in lines)
+
+    @property
+    def summary(self) -> str:
+        """How many JVPs and VJPs it takes, in one line."""
+        parts = [
+            f"{sweep.colors} {sweep.kind if sweep.colors > 1 else sweep.kind[:-1]}"
+            for sweep in self.sweeps
+        ]
+        instead = f"instead of {self.jvps} JVPs or {self.vjps} VJPs"
+        least = f"; compression alone needs {self.lower_bound} at least" if not parts else ""
+        return f"{' and '.join(parts) or 'no JVP'} {instead}{least}"
+
+
+def _block_lines(block: PlannedBlock) -> list[str]:
+    m, n = block.shape
+    share = 100 * block.nnz / max(1, m * n)
+    percent = f"{share:.3g} %" if share >= 0.001 or not block.nnz else "under 0.001 %"
+    lines = [
+        f"∂{block.output}/∂{block.input}   matrix {m}×{n}",
+        f"  structure   {block.structure}",
+        f"  entries     {block.nnz} of {m * n} ({percent})",
+        f"  way         {WAYS[block.way]}",
+    ]
+    if block.formula is not None:
+        lines.extend(_wrapped("formula", block.formula))
+        for k, definition in enumerate(block.where):
+            lines.extend(_wrapped("where" if k == 0 else "", definition))
+    if block.cost:
+        costs = ", ".join(f"{name} {value:.2g}" for name, value in block.cost)
+        lines.extend(_wrapped("estimates", f"{costs} (values computed or moved)"))
+    return lines
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=f"  {label:<11} ", subsequent_indent=" " * 14)
+
+
+WAYS = {
+    "zero": "nothing to compute",
+    "constant": "computed once: no input matters to it",
+    "closed form": "closed form: the coefficients are evaluated directly",
+    "JVPs": "read from JVPs",
+    "VJPs": "read from VJPs",
+    "JVPs and VJPs": "read from JVPs and VJPs together",
+}
+
+
+def plan(
+    f: Callable[..., Any],
+    *args: Any,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    chunk_size: int | None = None,
+    of: str = "jacobian",
+) -> Plan:
+    """How `jacobian(f)`, or `hessian(f)`, computes its blocks; nothing is evaluated.
+
+    Args:
+        f: the function.
+        args: its arguments: arrays, pytrees, Python scalars, or `jax.ShapeDtypeStruct`.
+        argnums: as in `jacobian`.
+        has_aux: as in `jacobian`.
+        chunk_size: as in `jacobian`.
+        of: 'jacobian' or 'hessian'.
+
+    Returns:
+        The plan; `print` it.
+
+    Raises:
+        ArgumentError: as `jacobian` does.
+    """
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    inner = gradient(f, argnums, has_aux) if of == "hessian" else f
+    bound = bind_call(inner, numbers, has_aux, args, {})
+    check_types([a.aval for a in bound.plain.program.outputs[: bound.plain.results]],
+                bound.out_names)  # fmt: skip
+    prepared = entry_for(bound, chunk_size, of == "hessian").prepared
+    names = bound.out_names if of == "jacobian" else tuple(f"grad {n}" for n in bound.in_names)
+    return _described(prepared, bound, names, function_name(f))
+
+
+def _described(prepared: Prepared, bound: Bound, out_names: Sequence[str], function: str) -> Plan:
+    ins = [_leaf(n, t) for n, t in zip(bound.in_names, prepared.in_types, strict=True)]
+    outs = [_leaf(n, t) for n, t in zip(out_names, prepared.out_types, strict=True)]
+    derivation = _as_call(prepared, ins, outs)
+    blocks = []
+    for k, b in enumerate(prepared.blocks):
+        written = None
+        if b.way in ("closed form", "constant") and prepared.linear:
+            written = formulas(derivation, b.output, b.input)
+        blocks.append(
+            PlannedBlock(
+                outs[b.output].name,
+                ins[b.input].name,
+                b.pattern.shape,
+                b.pattern.count,
+                prepared.proof(k).structure,
+                b.way,
+                written.jacobian if written is not None else None,
+                written.where if written is not None and written.jacobian is not None else (),
+                tuple(sorted(b.cost.items())),
+            )
+        )
+    sweeps = tuple(
+        PlannedSweep(
+            "VJPs" if p.sweep.transposed else "JVPs",
+            p.sweep.coloring.count,
+            p.sweep.coloring.lower_bound,
+            p.chunk,
+            p.sweep.coloring.method,
+        )
+        for p in prepared.sweeps
+    )
+    signature = (
+        ", ".join(f"{leaf.name} {leaf.short_type}" for leaf in ins)
+        + " → "
+        + ", ".join(f"{leaf.name} {leaf.short_type}" for leaf in outs)
+    )
+    jvps, vjps = sum(leaf.size for leaf in ins), sum(leaf.size for leaf in outs)
+    notes = (*bound.notes, *prepared.notes)
+    return Plan(function, signature, tuple(blocks), sweeps, jvps, vjps, notes, _fullest(prepared))
+
+
+def _fullest(prepared: Prepared) -> int:
+    """Entries of the fullest row or column of the whole matrix, whichever is less."""
+    rows = [np.zeros(prod(t.shape), np.int64) for t in prepared.out_types]
+    columns = [np.zeros(prod(t.shape), np.int64) for t in prepared.in_types]
+    for b in prepared.blocks:
+        rows[b.output] += np.bincount(b.pattern.rows, minlength=len(rows[b.output]))
+        columns[b.input] += np.bincount(b.pattern.columns, minlength=len(columns[b.input]))
+    by_row = max((int(np.max(r, initial=0)) for r in rows), default=0)
+    by_column = max((int(np.max(c, initial=0)) for c in columns), default=0)
+    return min(by_row, by_column)
+
+
+def _as_call(prepared: Prepared, ins: Sequence[Leaf], outs: Sequence[Leaf]) -> CallDerivation:
+    """The linear derivation in the form that formulas are written from."""
+    found = prepared.derivation
+    numbers = tuple(found.inputs[k] for k in prepared.any_linear.selected)
+    for number, leaf in zip(numbers, ins, strict=True):
+        found.tape.names.setdefault(number, leaf.name)
+    derivation = Derivation(found.tape, numbers, found.values, found.terms, (), ())
+    call = Call(
+        lambda *_: None, tuple(ins), tuple(range(len(ins))), tuple(outs), None,
+        jax.tree.structure(0),
+    )  # fmt: skip
+    return CallDerivation(call, derivation, tuple(range(len(ins))), ())
+
+
+def _leaf(name: str, type_: Any) -> Leaf:
+    return Leaf(name, tuple(type_.shape), type_.dtype)

@@ -1,0 +1,554 @@
+"""Plan, then apply: how each block of a Jacobian is computed, chosen by an estimate of cost.
+
+A block whose coefficients have a formula can be evaluated in closed form; one that depends on no
+input is computed once; the others share sweeps of JVPs or VJPs. `prepare` decides and builds the
+index tables; `Prepared.evaluate` is a pure function of arrays, for `jax.jit`.
+
+    >>> prepared = prepare(plain, options)
+    >>> values, entries = prepared.evaluate(runtime, prepared.tables)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobians import program
+from jacobians.algebra.block import Terms, wide
+from jacobians.closed import Closed, closed_form, outer_form
+from jacobians.derive.tape import trace_tape
+from jacobians.errors import ArgumentError
+from jacobians.linear import (
+    FORWARD_REFUSED,
+    Linear,
+    LinearDerivation,
+    Plain,
+    derive_linear,
+    forward,
+    reverse,
+)
+from jacobians.pattern import Pattern, block_pattern
+from jacobians.prove import Proof, prove
+from jacobians.proved_linear import is_linear
+from jacobians.sweep import Program, Sweep, Wanted, default_chunk, plan_sweeps, program_of
+
+# results of a constant block are computed once when that takes at most so many entries
+MAX_CONSTANT = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class BlockPlan:
+    """How one block is computed.
+
+    Attributes:
+        output: position of the result leaf.
+        input: position of the selected leaf.
+        way: 'zero', 'constant', 'closed form', 'JVPs', 'VJPs' or 'JVPs and VJPs'.
+        terms: its terms.
+        pattern: its entries.
+        closed: its closed form, where that is the way.
+        cost: the estimated cost of each way considered, in values computed or moved.
+        outer: closed forms of its two factors, where it is given as an outer product.
+    """
+
+    output: int
+    input: int
+    way: str
+    terms: Terms
+    pattern: Pattern
+    closed: Closed | None
+    cost: Mapping[str, float]
+    outer: tuple[Closed, Closed] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything about a function and shapes that does not depend on values.
+
+    Attributes:
+        linears: the linear programs: JVPs' first, VJPs' second, None where not needed.
+        derivation: the derived blocks.
+        blocks: a plan for every block, output-major.
+        sweeps: the compressed derivatives.
+        tables: all index arrays and constants, given at run time.
+        in_types: types of the selected leaves.
+        out_types: types of the result leaves.
+        linear: whether the derivative rules inside are certainly linear.
+        symmetric: whether the matrix counts as symmetric.
+        notes: sentences for the reader.
+    """
+
+    linears: tuple[Linear | None, Linear | None]
+    derivation: LinearDerivation
+    blocks: tuple[BlockPlan, ...]
+    sweeps: tuple[Program, ...]
+    tables: "Tables"
+    in_types: tuple[Any, ...]
+    out_types: tuple[Any, ...]
+    linear: bool
+    symmetric: bool
+    notes: tuple[str, ...]
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether nothing in it belongs to one call only."""
+        return not any(linear.hoisted for linear in self.linears if linear is not None)
+
+    @property
+    def any_linear(self) -> Linear:
+        """One of the linear programs."""
+        return next(linear for linear in self.linears if linear is not None)
+
+    def evaluate(self, runtime: Sequence[Any], tables: "Tables") -> tuple[list[Any], list[Any]]:
+        """Values and Jacobian entries at a point.
+
+        Args:
+            runtime: values of the plain program's constants and leaves.
+            tables: `self.tables`.
+
+        Returns:
+            The plain program's outputs, and one flat array of entries per block.
+        """
+        made: list[Any] = []
+        reads: dict[int, list[tuple[Any, Any]]] = {}
+        wanted_blocks = [k for k, b in enumerate(self.blocks) if b.way not in ONCE]
+        swept = [k for k in wanted_blocks if self.blocks[k].way != "closed form"]
+        maps = [None if linear is None else linear.at(runtime) for linear in self.linears]
+        values = next(m for m in maps if m is not None)[0]
+        for sweep, own in zip(self.sweeps, tables.sweeps, strict=True):
+            found = maps[int(sweep.sweep.transposed)]
+            assert found is not None
+            types = self.out_types if sweep.sweep.transposed else self.in_types
+            entries = sweep.run(found[1], own, types)
+            for read, data in zip(sweep.sweep.reads, entries, strict=True):
+                reads.setdefault(swept[read.block], []).append((read.entries, data))
+        arrays = self._tape_values(runtime)
+        for k, block in enumerate(self.blocks):
+            dtype = self.in_types[block.input].dtype
+            if block.way == "zero":
+                made.append(jnp.zeros(0, dtype))
+            elif block.way == "constant":
+                made.append(jnp.asarray(tables.constants[k]))
+            elif block.outer is not None:
+                made.append(self._outer(k, arrays, tables, dtype))
+            elif block.way == "closed form" and block.closed is not None:
+                made.append(block.closed.values(arrays, tables.closed[k], dtype))
+            else:
+                made.append(_joined(reads[k], block.pattern.count).astype(dtype))
+        return values, made
+
+    def _outer(self, k: int, arrays: Any, tables: "Tables", dtype: Any) -> tuple[Any, Any]:
+        outer = self.blocks[k].outer
+        assert outer is not None
+        left, right = outer
+        own = tables.closed[k]
+        split = len(left.tables)
+        return (
+            left.values(arrays, own[:split], dtype).reshape(left.pattern.out_shape),
+            right.values(arrays, own[split:], dtype).reshape(right.pattern.out_shape),
+        )
+
+    def proof(self, k: int) -> Proof:
+        """The proved structure of a block."""
+        block = self.blocks[k]
+        shapes = block.pattern.out_shape, block.pattern.in_shape
+        return prove(block.terms, *shapes, -1, self.derivation.tape.known)
+
+    def _tape_values(self, runtime: Sequence[Any]) -> dict[int, Any]:
+        closed: list[Closed] = []
+        for b in self.blocks:
+            if b.outer is not None:
+                closed.extend(b.outer)
+            elif b.closed is not None and b.way not in ONCE:
+                closed.append(b.closed)
+        wanted = sorted({number for form in closed for number in form.wanted})
+        given = {number: runtime[k] for k, number in self.derivation.runtime.items()}
+        given.update(self.derivation.hoisted)
+        return trace_tape(self.derivation.tape, given, wanted)
+
+    def bytes(self) -> int:
+        """Roughly what it keeps in memory."""
+        leaves = jax.tree.leaves(self.tables)
+        return sum(int(np.asarray(a).nbytes) for a in leaves) + sum(
+            b.pattern.bytes() for b in self.blocks
+        )
+
+
+ONCE = ("zero", "constant")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tables:
+    """Index arrays and constants by where they are used; a pytree.
+
+    Attributes:
+        sweeps: for each sweep its seeds and look-ups.
+        closed: for each block with a closed form its look-ups.
+        constants: for each constant block its entries.
+    """
+
+    sweeps: tuple[tuple[Any, ...], ...]
+    closed: dict[int, tuple[Any, ...]]
+    constants: dict[int, Any]
+
+
+def prepare(
+    plain: Plain,
+    chunk_size: int | None = None,
+    symmetric: bool = False,
+    factors: bool = False,
+    linears: tuple[Linear | None, Linear | None] | None = None,
+) -> Prepared:
+    """Derives, plans and colours.
+
+    Args:
+        plain: the traced function.
+        chunk_size: colours at a time, or None for what fits comfortably.
+        symmetric: whether the function is a gradient, with equal inputs and outputs.
+        factors: whether outer products are wanted as their two factors.
+        linears: the function's linear programs, where they have been traced already.
+
+    Returns:
+        What `Prepared.evaluate` needs.
+
+    Raises:
+        ArgumentError: the Jacobian has too many entries to list.
+        Exception: whatever JAX raises where it cannot differentiate the function.
+    """
+    push, pull = linears if linears is not None else linear_programs(plain)
+    first = push if push is not None else pull
+    assert first is not None
+    notes: list[str] = []
+    custom = program.contains(plain.program, frozenset(program.CUSTOM_RULES))
+    directions = range(first.runtime, first.runtime + first.directions)
+    linear = not custom or is_linear(first.whole, directions)
+    derivation = derive_linear(first, plain.known_inputs())
+    notes.extend(derivation.notes)
+    if not linear:
+        # jax.jacobian applies the rules to unit cotangents, so that is what is done here
+        notes.append(
+            "a custom derivative rule is not certainly linear: every row is computed by itself, "
+            "as jax.jacobian does"
+        )
+        pull = pull or _try_reverse(plain)
+        push = None if pull is not None else push
+    if symmetric and custom:
+        notes.append("custom derivative rules: the Hessian is not assumed to be symmetric")
+        symmetric = False
+    builder = _Builder(plain, push, pull, derivation, linear, symmetric, factors)
+    blocks = builder.blocks()
+    swept = [b for b in blocks if b.way == ""]
+    sweeps = builder.sweeps(swept)
+    if any(sweep.transposed for sweep in sweeps) and builder.pull is None:
+        raise AssertionError("VJPs planned without a reverse program")
+    width = max(
+        [prod(t.shape) for t in (*builder.in_types, *builder.out_types)]
+        + [prod(derivation.tape.values[k].shape) for k in derivation.moving]
+        + [1]
+    )
+    chunk = chunk_size if chunk_size is not None else default_chunk(width)
+    programs = tuple(
+        program_of(
+            sweep,
+            [prod(t.shape) for t in (builder.in_types if sweep.transposed else builder.out_types)],
+            chunk,
+        )
+        for sweep in sweeps
+    )
+    ways = _ways(sweeps, len(swept))
+    blocks = [
+        replace(b, way=ways[swept.index(b)]) if any(b is s for s in swept) else b for b in blocks
+    ]
+    used = {sweep.transposed for sweep in sweeps}
+    keep_push = push if push is not None and (False in used or not used) else None
+    keep_pull = builder.pull if True in used or keep_push is None else None
+    prepared = Prepared(
+        (keep_push, keep_pull),
+        derivation,
+        tuple(blocks),
+        programs,
+        Tables(
+            tuple(p.tables for p in programs),
+            {k: _closed_tables(b) for k, b in enumerate(blocks) if b.way not in ONCE},
+            {},
+        ),
+        builder.in_types,
+        builder.out_types,
+        linear,
+        symmetric,
+        tuple(dict.fromkeys(notes)),
+    )
+    return _with_constants(prepared, plain)
+
+
+def _closed_tables(block: BlockPlan) -> tuple[Any, ...]:
+    if block.outer is not None:
+        return block.outer[0].tables + block.outer[1].tables
+    return block.closed.tables if block.closed is not None else ()
+
+
+def linear_programs(plain: Plain) -> tuple[Linear | None, Linear | None]:
+    """The program of JVPs and None; None and that of VJPs where a rule allows no JVPs."""
+    push = forward(plain)
+    if not program.contains(push.program, FORWARD_REFUSED):
+        return push, None
+    return None, reverse(plain)
+
+
+def _try_reverse(plain: Plain) -> Linear | None:
+    try:
+        return reverse(plain)
+    except (ValueError, TypeError, NotImplementedError):
+        # what JAX cannot transpose, a while loop or a rule for JVPs only, is done by JVPs
+        return None
+
+
+class _Builder:
+    """The decisions of one plan."""
+
+    def __init__(
+        self,
+        plain: Plain,
+        push: Linear | None,
+        pull: Linear | None,
+        derivation: LinearDerivation,
+        linear: bool,
+        symmetric: bool,
+        factors: bool = False,
+    ) -> None:
+        self.factors = factors
+        self.plain, self.push, self.pull = plain, push, pull
+        self.derivation, self.linear, self.symmetric = derivation, linear, symmetric
+        first = len(plain.program.constants)
+        types = plain.types()
+        self.in_types = tuple(types[first + k] for k in plain.selected)
+        self.out_types = tuple(
+            jax.ShapeDtypeStruct(program.shape_of(a), program.dtype_of(a))
+            for a in plain.program.outputs[: plain.results]
+        )
+        chosen = push if push is not None else pull
+        assert chosen is not None
+        self.direction_cost = max(1.0, work(chosen.parts[1]))
+
+    def blocks(self) -> list[BlockPlan]:
+        """A plan for every block; what is left to sweeps has the way '' so far."""
+        plans = [
+            self._block(o, i) for o in range(len(self.out_types)) for i in range(len(self.in_types))
+        ]
+        # where a result is read and an input seeded, their block shows in the sum: sweep it too
+        while True:
+            outputs = {b.output for b in plans if b.way == ""}
+            inputs = {b.input for b in plans if b.way == ""}
+            more = [
+                b.way not in ("", "zero") and b.output in outputs and b.input in inputs
+                for b in plans
+            ]
+            if not any(more):
+                return plans
+            plans = [
+                replace(b, way="", closed=None, outer=None) if swept else b
+                for b, swept in zip(plans, more, strict=True)
+            ]
+
+    def _block(self, o: int, i: int) -> BlockPlan:
+        out_shape, in_shape = tuple(self.out_types[o].shape), tuple(self.in_types[i].shape)
+        terms = self.derivation.terms.get((o, i), ())
+        if not self.linear:
+            terms = (wide(out_shape, in_shape),) if prod(out_shape) * prod(in_shape) else ()
+        if not terms:
+            empty = Pattern(out_shape, in_shape, None, np.zeros(0, np.int64))
+            return BlockPlan(o, i, "zero", (), empty, None, {})
+        if self.factors and self.linear:
+            outer = outer_form(terms, out_shape, in_shape, self.derivation.tape)
+            if outer is not None:
+                pattern = block_pattern(terms, out_shape, in_shape)
+                cost = {"closed form": outer[0].work + outer[1].work}
+                return BlockPlan(o, i, "closed form", terms, pattern, None, cost, outer)
+        form = closed_form(terms, out_shape, in_shape, self.derivation.tape)
+        form = form if self.linear else None
+        pattern = form.pattern if form is not None else block_pattern(terms, out_shape, in_shape)
+        colors = self._least_colors(pattern)
+        cost = {"sweep": colors * self.direction_cost + 2.0 * pattern.count}
+        if form is not None:
+            cost["closed form"] = form.work
+        constant = self.linear and all(not t.coefficient.depends for t in terms)
+        if constant and pattern.count <= MAX_CONSTANT:
+            return BlockPlan(o, i, "constant", terms, pattern, form, cost)
+        if form is not None and form.work <= cost["sweep"]:
+            return BlockPlan(o, i, "closed form", terms, pattern, form, cost)
+        return BlockPlan(o, i, "", terms, pattern, None, cost)
+
+    def _least_colors(self, pattern: Pattern) -> int:
+        if pattern.is_diagonal:
+            return 1
+        by_jvp = int(np.max(np.bincount(pattern.rows, minlength=1))) if self.push else 1 << 60
+        if self.push is not None and self.pull is None and by_jvp <= 2:
+            return by_jvp
+        by_vjp = int(np.max(np.bincount(pattern.columns, minlength=1)))
+        return min(by_jvp, by_vjp)
+
+    def sweeps(self, swept: Sequence[BlockPlan]) -> tuple[Sweep, ...]:
+        """The sweeps for the blocks that have no other way."""
+        wanted = [Wanted(b.output, b.input, b.pattern, b.terms) for b in swept]
+        outs = [tuple(t.shape) for t in self.out_types]
+        ins = [tuple(t.shape) for t in self.in_types]
+        symmetric = self.symmetric and self._square(wanted)
+        first = plan_sweeps(
+            wanted, outs, ins, self.push is not None, self._may_reverse(), symmetric
+        )
+        if any(s.transposed for s in first) and self.pull is None:
+            self.pull = _try_reverse(self.plain)
+            if self.pull is None:
+                return plan_sweeps(wanted, outs, ins, True, False)
+        return first
+
+    def _square(self, wanted: Sequence[Wanted]) -> bool:
+        """Whether with every block its mirror image is wanted too, with the mirrored pattern."""
+        by_place = {(w.output, w.input): w.pattern for w in wanted}
+        for (o, i), pattern in by_place.items():
+            other = by_place.get((i, o))
+            if other is None or other.count != pattern.count:
+                return False
+            n = pattern.shape[1]
+            mirrored = np.sort(other.columns.astype(np.int64) * n + other.rows.astype(np.int64))
+            own = pattern.rows.astype(np.int64) * n + pattern.columns.astype(np.int64)
+            if not bool((mirrored == own).all()):
+                return False
+        return True
+
+    def _may_reverse(self) -> bool:
+        if self.pull is not None:
+            return True
+        return self.linear and not program.contains(self.plain.program, frozenset(["while"]))
+
+
+def _ways(sweeps: Sequence[Sweep], count: int) -> list[str]:
+    kinds: list[set[bool]] = [set() for _ in range(count)]
+    for sweep in sweeps:
+        for read in sweep.reads:
+            kinds[read.block].add(sweep.transposed)
+    names = {frozenset([False]): "JVPs", frozenset([True]): "VJPs"}
+    return [names.get(frozenset(kind), "JVPs and VJPs") for kind in kinds]
+
+
+def _joined(parts: Sequence[tuple[Any, Any]], count: int) -> Any:
+    """The entries of a block from what sweeps have read."""
+    if len(parts) == 1 and parts[0][0] is None:
+        return parts[0][1]
+    order = np.empty(count, dtype=np.int64)
+    order[np.concatenate([np.asarray(where) for where, _ in parts])] = np.arange(count)
+    return jnp.concatenate([data for _, data in parts])[order]
+
+
+def _with_constants(prepared: Prepared, plain: Plain) -> Prepared:
+    """The same with the entries of constant blocks computed."""
+    places = [k for k, b in enumerate(prepared.blocks) if b.way == "constant"]
+    if not places:
+        return prepared
+    found: dict[int, Any] = {}
+    blocks = list(prepared.blocks)
+    tape = prepared.derivation.tape
+    for k in places:
+        form = blocks[k].closed
+        if form is None:
+            continue
+        known = {number: tape.known(number) for number in form.wanted}
+        if all(v is not None for v in known.values()):
+            dtype = prepared.in_types[blocks[k].input].dtype
+            found[k] = np.asarray(form.values(known, form.tables, dtype, np))
+    missing = [k for k in places if k not in found]
+    if missing:
+        found.update(_once(prepared, plain, missing))
+    tables = replace(prepared.tables, constants=found)
+    return replace(prepared, blocks=tuple(blocks), tables=tables)
+
+
+def _once(prepared: Prepared, plain: Plain, places: Sequence[int]) -> dict[int, Any]:
+    """The entries of blocks that no input matters to, by sweeps at a point of zeros."""
+    push, pull = prepared.linears
+    builder = _Builder(
+        plain,
+        push if push is not None else None,
+        pull,
+        prepared.derivation,
+        prepared.linear,
+        False,
+    )
+    swept = [replace(prepared.blocks[k], way="", closed=None) for k in places]
+    sweeps = builder.sweeps(swept)
+    programs = tuple(
+        program_of(
+            s,
+            [prod(t.shape) for t in (builder.in_types if s.transposed else builder.out_types)],
+            default_chunk(1 << 16),
+        )
+        for s in sweeps
+    )
+    alone = replace(
+        prepared,
+        linears=(push, builder.pull),
+        blocks=tuple(swept),
+        sweeps=programs,
+        tables=Tables(tuple(p.tables for p in programs), {}, {}),
+    )
+    known = plain.known_inputs()
+    with jax.ensure_compile_time_eval():
+        point = [
+            known[k] if k in known else jnp.zeros(t.shape, t.dtype)
+            for k, t in enumerate(plain.types())
+        ]
+        made = jax.jit(alone.evaluate)(point, alone.tables)[1]
+    return {k: np.asarray(v) for k, v in zip(places, made, strict=True)}
+
+
+def check_types(results: Sequence[Any], result_names: Sequence[str]) -> None:
+    """Refuses what has no Jacobian.
+
+    Args:
+        results: types of the result leaves.
+        result_names: names of the result leaves.
+
+    Raises:
+        ArgumentError: nothing to differentiate, or an integer, boolean or complex leaf.
+    """
+    if not results:
+        raise ArgumentError("the function returns no array, so there is no Jacobian")
+    for t, name in zip(results, result_names, strict=True):
+        if jnp.issubdtype(t.dtype, jnp.complexfloating):
+            raise ArgumentError(
+                f"output {name} is complex ({t.dtype}); return its real and imaginary parts"
+            )
+        if not jnp.issubdtype(t.dtype, jnp.floating):
+            raise ArgumentError(
+                f"output {name} is of type {t.dtype}, which has no derivative; convert it to "
+                "floating point, or return it beside the result with has_aux=True"
+            )
+
+
+def work(equations: Sequence[Any]) -> float:
+    """Roughly how many values equations compute, matrix products counted by their length."""
+    total = 0.0
+    for equation in equations:
+        out = float(sum(prod(program.shape_of(v)) for v in equation.outvars))
+        name = equation.primitive.name
+        inner = program.inner_programs(equation)
+        if inner:
+            times = program.scan_parts(equation).length if name == "scan" else 1
+            total += times * max(work(p.equations) for p in inner)
+        elif name == "dot_general":
+            (left, _), _ = program.parameters(equation)["dimension_numbers"]
+            shape = program.shape_of(equation.invars[0])
+            total += out * (1 + prod(shape[d] for d in left) / 8)
+        elif name == "conv_general_dilated":
+            kernel = prod(program.shape_of(equation.invars[1]))
+            total += out * (1 + kernel / 8)
+        elif name in ("gather", "fft", "sort", "scatter", "scatter-add"):
+            total += 4 * out
+        else:
+            total += out
+    return total

@@ -1,0 +1,393 @@
+"""Sparse Jacobians and Hessians against jax.jacfwd, jax.jacrev, asdex and sparsejac.
+
+Every row is one function at one size. `first` is the first call, from the function to numbers:
+derive, colour, compile, evaluate. `again` is a repeated call of the compiled function, the best of
+several. asdex and sparsejac are measured when they can be imported; the explicit Jacobians while
+they fit. Nothing is warmed up between the ways but JAX itself.
+"""
+
+import argparse
+import gc
+import importlib
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from memory import peak_megabytes
+
+DENSE_LIMIT = 1 << 26
+LONGEST = 120
+WAYS = ("jacobians", "asdex", "jacfwd", "jacrev", "sparsejac")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One function to differentiate.
+
+    Attributes:
+        name: what it is.
+        f: the function.
+        args: its arguments.
+        hessian: whether the Hessian is taken.
+        quick: whether it is among the small ones.
+    """
+
+    name: str
+    f: Callable[..., Any]
+    args: tuple[Any, ...]
+    hessian: bool = False
+    quick: bool = True
+
+
+def _normal(*shape: int, seed: int = 0) -> Any:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def heat(u: Any) -> Any:
+    """The heat equation on a line, ends held."""
+    return jnp.concatenate([jnp.zeros(1), u[2:] - 2 * u[1:-1] + u[:-2], jnp.zeros(1)])
+
+
+def brusselator(y: Any) -> Any:
+    """The right-hand side of the 2-D Brusselator, periodic; the state flat, of 2·n·n."""
+    n = int((y.size // 2) ** 0.5)
+    u, v = y.reshape(2, n, n)
+
+    def laplacian(w: Any) -> Any:
+        around = jnp.roll(w, 1, 0) + jnp.roll(w, -1, 0) + jnp.roll(w, 1, 1) + jnp.roll(w, -1, 1)
+        return (around - 4 * w) * (n * n * 0.02)
+
+    reaction = u * u * v
+    du = 1 + reaction - 4.4 * u + laplacian(u)
+    return jnp.stack([du, 3.4 * u - reaction + laplacian(v)]).reshape(-1)
+
+
+def _mlp(x: Any) -> Any:
+    first, second = _normal(64, 256, seed=1), _normal(256, 10, seed=2)
+    return jax.nn.relu(x @ first) @ second
+
+
+def _convolutions(x: Any) -> Any:
+    for seed, channels in ((1, (1, 4)), (2, (4, 1))):
+        kernel = _normal(3, 3, *channels, seed=seed)
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = jnp.tanh(x)
+    return x
+
+
+def _graph_laplacian(nodes: int, edges: int) -> Callable[[Any], Any]:
+    generator = np.random.default_rng(0)
+    tails, heads = generator.integers(0, nodes, (2, edges))
+
+    def laplacian(x: Any) -> Any:
+        flow = jnp.tanh(x[heads] - x[tails])
+        return jnp.zeros_like(x).at[tails].add(flow).at[heads].add(-flow)
+
+    return laplacian
+
+
+def _layer_norm(x: Any) -> Any:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+
+
+def _attention(q: Any) -> Any:
+    k, v = _normal(*q.shape, seed=1), _normal(*q.shape, seed=2)
+    return jax.nn.softmax(q @ k.swapaxes(-1, -2)) @ v
+
+
+def _ode(x: Any) -> Any:
+    def step(u: Any, _: None) -> Any:
+        return u + 0.1 * (jnp.roll(u, 1) - 2 * u + jnp.roll(u, -1)) + 0.01 * u * u, None
+
+    return jax.lax.scan(step, x, None, length=4)[0]
+
+
+def rosenbrock(x: Any) -> Any:
+    """The chained Rosenbrock function."""
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def _log_density(x: Any) -> Any:
+    """A random walk with a shared scale and Student observations: an arrow and a band."""
+    scale, path = x[0], x[1:]
+    seen = _normal(path.shape[0], seed=3)
+    walk = -0.5 * jnp.sum(jnp.diff(path) ** 2) * jnp.exp(-scale) - path.shape[0] * scale
+    return walk - 2.5 * jnp.sum(jnp.log1p((seen - path) ** 2 / 4)) - 0.5 * scale**2
+
+
+def cases() -> list[Case]:
+    """Every function of the benchmark."""
+    found = [
+        Case("ReLU 4096", lambda x: jnp.maximum(x, 0), (_normal(4096),)),
+        Case("ReLU 10⁶", lambda x: jnp.maximum(x, 0), (_normal(10**6),), quick=False),
+        Case("batch MLP 64→256→10, 32 rows", _mlp, (_normal(32, 64),)),
+        Case("heat equation 10⁴", heat, (_normal(10**4),)),
+    ]
+    found += [
+        Case(f"Brusselator {n}×{n}", brusselator, (_normal(2 * n * n),), quick=n <= 64)
+        for n in (32, 64, 128, 256, 512)
+    ]
+    found += [
+        Case("conv net 32×32", _convolutions, (_normal(1, 32, 32, 1),)),
+        Case("graph Laplacian 1000/4000", _graph_laplacian(1000, 4000), (_normal(1000),)),
+        Case("layer norm 64×32", _layer_norm, (_normal(64, 32),)),
+        Case("attention 4×16×8", _attention, (_normal(4, 16, 8),)),
+        Case("ODE by scan 1000", _ode, (_normal(1000),)),
+        Case("Hessian of Rosenbrock 1000", rosenbrock, (_normal(1000),), hessian=True),
+        Case("Hessian of a log-density 300", _log_density, (_normal(300),), hessian=True),
+    ]
+    return found
+
+
+# ---- measuring; each (case, way) in a process of its own, for memory and a cold start
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table, one process per measurement."""
+    parser = argparse.ArgumentParser(
+        prog="bench.py jacobian", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes only")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--ways", default=",".join(WAYS[:4]), help=f"of {', '.join(WAYS)}")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.child:
+        _child(*arguments.child)
+        return 0
+    ways = [w for w in arguments.ways.split(",") if w]
+    chosen = [
+        c
+        for c in cases()
+        if arguments.only in c.name and (c.quick or not arguments.quick or arguments.only)
+    ]
+    device = jax.devices()[0]
+    machine = f"{os.cpu_count()}-core CPU" if device.platform == "cpu" else device.device_kind
+    print(f"{machine}, JAX {jax.__version__}, Python {platform.python_version()}, float32")
+    print(f"memory bandwidth measured: {bandwidth():.1f} GB/s (read and write of 256 MB)")
+    print(
+        "first: from the function to numbers, of which derive: all before compilation; again: a\n"
+        "repeated compiled call; in ms. colours: JVPs and VJPs computed, bound: that compression\n"
+        "needs at least; closed forms take none. per JVP: again / (colours × one JVP), with the\n"
+        "bound for closed forms. traffic: bytes moved at least / again / bandwidth. MB: peak\n"
+        "memory of the first call beyond that of a started JAX\n"
+    )
+    head = f"{'':<29}{'':<11}{'derive':>8}{'first':>10}{'again':>10}{'colours':>9}{'bound':>7}"
+    print(f"{head}{'MB':>7}{'per JVP':>9}{'traffic':>9}")
+    results: dict[tuple[str, str], dict[str, Any]] = {}
+    for case in chosen:
+        for k, way in enumerate(ways):
+            found = _in_process(case.name, way)
+            if found is None:
+                continue
+            results[case.name, way] = found
+            print(_row(case.name if k == 0 else "", way, found), flush=True)
+    _ratios(chosen, ways, results)
+    return 0
+
+
+def _row(name: str, way: str, found: dict[str, Any]) -> str:
+    def number(key: str, width: int, digits: int) -> str:
+        value = found.get(key)
+        return f"{'–':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
+
+    if "error" in found:
+        return f"{name:<29}{way:<11}{found['error'][:58]}"
+    return (
+        f"{name:<29}{way:<11}{number('derive', 8, 1)}{number('first', 10, 1)}"
+        f"{number('again', 10, 3)}{number('colours', 9, 0)}{number('bound', 7, 0)}"
+        f"{number('memory', 7, 0)}{number('per_jvp', 9, 2)}{number('traffic', 9, 2)}"
+    )
+
+
+def _ratios(chosen: list[Case], ways: list[str], results: dict[tuple[str, str], Any]) -> None:
+    print()
+    for way in ways[1:]:
+        first, again, colours = [], [], []
+        for case in chosen:
+            ours, theirs = results.get((case.name, "jacobians")), results.get((case.name, way))
+            if not ours or not theirs or "error" in ours or "error" in theirs:
+                continue
+            first.append(theirs["first"] / ours["first"])
+            again.append(theirs["again"] / ours["again"])
+            if theirs.get("colours") is not None and ours.get("swept"):
+                colours.append(ours["colours"] - theirs["colours"])
+        if first:
+            print(
+                f"{way}: first call {np.median(first):.1f} times as long at the median (least "
+                f"{min(first):.2f}); again {np.median(again):.2f} times (least {min(again):.2f}), "
+                f"over {len(first)} cases"
+            )
+        if colours:
+            print(f"{way}: colours ours − theirs, where we colour: {sorted(colours)}")
+    shares = [
+        found["per_jvp"]
+        for (_, way), found in results.items()
+        if way == "jacobians" and found.get("per_jvp") is not None
+    ]
+    if shares:
+        print(f"again / (colours × one JVP): median {np.median(shares):.2f}")
+
+
+def _in_process(name: str, way: str) -> dict[str, Any] | None:
+    command = [sys.executable, str(sys.argv[0]), "jacobian", "--child", name, way]
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        return {"error": f"stopped after {LONGEST} s"}
+    if made.returncode == 3:
+        return None
+    if made.returncode:
+        return {"error": (made.stderr.strip().split("\n") or ["failed"])[-1]}
+    values: dict[str, Any] = {}
+    for line in made.stdout.strip().split("\n"):
+        key, _, value = line.partition(" ")
+        values[key] = float(value)
+    return values
+
+
+def _child(name: str, way: str) -> None:
+    case = next(c for c in cases() if c.name == name)
+    size = sum(int(np.prod(a.shape)) for a in case.args)
+    if way in ("asdex", "sparsejac") and importlib.util.find_spec(way) is None:
+        sys.exit(3)
+    if way in ("jacfwd", "jacrev", "sparsejac") and size * size > DENSE_LIMIT:
+        sys.exit(3)
+    # JAX's own start is not part of anybody's first call
+    jax.block_until_ready(jax.jit(lambda x: jnp.sin(x) + 1)(jnp.ones(3)))
+    jax.block_until_ready(case.args)
+    importlib.import_module("jacobians")
+    if way in ("asdex", "sparsejac"):
+        importlib.import_module(way)
+    idle = peak_megabytes()
+    start = time.perf_counter()
+    function, more = PREPARE[way](case)
+    derived = time.perf_counter()
+    compiled = jax.jit(function)
+    jax.block_until_ready(jax.tree.leaves(compiled(*case.args)))
+    first = time.perf_counter()
+    memory = peak_megabytes() - idle
+    more = more() if callable(more) else more
+    again = _best(lambda: compiled(*case.args))
+    values = {
+        "derive": (derived - start) * 1e3,
+        "first": (first - start) * 1e3,
+        "again": again * 1e3,
+        "memory": memory,
+        **more,
+    }
+    if way == "jacobians":
+        jvp = _one_jvp(case)
+        colours = max(1.0, more["colours"], more["bound"])
+        values["per_jvp"] = again / (colours * jvp)
+        moved = 4.0 * (2 * more["entries"] + 2 * size)
+        values["traffic"] = moved / again / 1e9 / bandwidth()
+    for key, value in values.items():
+        if value is not None:
+            print(key, value)
+
+
+def _ours(case: Case) -> tuple[Callable[..., Any], Any]:
+    import jacobians
+    from jacobians.jacobian import bind_call, entry_for, gradient
+    from jacobians.plan import plan
+
+    make = jacobians.hessian if case.hessian else jacobians.jacobian
+
+    def more() -> dict[str, Any]:
+        found = plan(case.f, *case.args, of="hessian" if case.hessian else "jacobian")
+        return {
+            "colours": float(found.colors),
+            "bound": float(found.lower_bound),
+            "entries": float(sum(b.nnz for b in found.blocks)),
+            "swept": float(bool(found.sweeps)),
+        }
+
+    inner = gradient(case.f, 0, False) if case.hessian else case.f
+    entry_for(bind_call(inner, (0,), False, case.args, {}), None, case.hessian)
+    return make(case.f), more
+
+
+def _asdex(case: Case) -> tuple[Callable[..., Any], Any]:
+    import asdex
+
+    if case.hessian:
+        coloring = asdex.hessian_coloring(case.f, *case.args)
+        return asdex.hessian_from_coloring(case.f, coloring), {"colours": _count(coloring)}
+    coloring = asdex.jacobian_coloring(case.f, *case.args)
+    return asdex.jacobian_from_coloring(case.f, coloring), {"colours": _count(coloring)}
+
+
+def _count(coloring: Any) -> float:
+    return float(coloring.num_colors)
+
+
+def _sparsejac(case: Case) -> tuple[Callable[..., Any], Any]:
+    import sparsejac
+
+    import jacobians
+
+    if case.hessian or len(case.args[0].shape) != 1:
+        sys.exit(3)
+    # it has to be told the pattern; ours is given, and not counted as its time
+    pattern = jax.tree.leaves(
+        jacobians.jacobian(case.f)(*case.args), is_leaf=lambda x: hasattr(x, "indices")
+    )[0]
+    return sparsejac.jacfwd(case.f, pattern), {}
+
+
+def _explicit(transform: Callable[..., Any]) -> Callable[[Case], Any]:
+    def prepare(case: Case) -> tuple[Callable[..., Any], Any]:
+        return transform(jax.grad(case.f) if case.hessian else case.f), {}
+
+    return prepare
+
+
+PREPARE: dict[str, Callable[[Case], Any]] = {
+    "jacobians": _ours,
+    "asdex": _asdex,
+    "jacfwd": _explicit(jax.jacfwd),
+    "jacrev": _explicit(jax.jacrev),
+    "sparsejac": _sparsejac,
+}
+
+
+def _one_jvp(case: Case) -> float:
+    f = jax.grad(case.f) if case.hessian else case.f
+    compiled = jax.jit(lambda args, tangents: jax.jvp(f, args, tangents)[1])
+    return _best(lambda: compiled(case.args, case.args))
+
+
+def _best(call: Callable[[], Any], seconds: float = 1.0) -> float:
+    """The least time of a call, among as many as fit in about so many seconds."""
+    jax.block_until_ready(jax.tree.leaves(call()))
+    gc.collect()
+    best, spent, count = float("inf"), 0.0, 0
+    while spent < seconds or count < 5:
+        start = time.perf_counter()
+        jax.block_until_ready(jax.tree.leaves(call()))
+        took = time.perf_counter() - start
+        best, spent, count = min(best, took), spent + took, count + 1
+        if count >= 2000:
+            break
+    return best
+
+
+def bandwidth() -> float:
+    """Bytes per second, in GB/s, of adding one to 256 MB."""
+    x = jnp.zeros(1 << 26, jnp.float32)
+    add = jax.jit(lambda x: x + 1)
+    seconds = _best(lambda: add(x), 0.3)
+    return 2 * x.nbytes / seconds / 1e9

@@ -1,0 +1,553 @@
+"""jacobian, value_and_jacobian, hessian: the numbers of JAX in every format and transformation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from jax.experimental.sparse import BCOO
+
+import jacobians
+from jacobians import ArgumentError, hessian, jacobian, value_and_jacobian
+from jacobians.coloring import is_valid_coloring
+from jacobians.jacobian import bind_call, entry_for
+from tests.derive.programs import programs
+from tests.test_explain import TABLE
+
+
+def values(*sizes, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=sizes), jnp.float32)
+
+
+@jax.custom_vjp
+def straight_through(x):
+    return jnp.round(x)
+
+
+straight_through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+
+
+@jax.custom_vjp
+def clipped_gradient(x):
+    return 3 * x
+
+
+clipped_gradient.defvjp(lambda x: (3 * x, None), lambda _, g: (jnp.clip(g, -0.1, 0.1),))
+
+
+@jax.custom_vjp
+def with_decay(x):
+    return 2 * x
+
+
+with_decay.defvjp(lambda x: (2 * x, x), lambda x, g: (2 * g + 0.1 * x,))
+
+
+@jax.custom_vjp
+def sign_gradient(x):
+    return jnp.sin(x)
+
+
+sign_gradient.defvjp(lambda x: (jnp.sin(x), None), lambda _, g: (jnp.sign(g),))
+
+
+@jax.custom_jvp
+def doubled(x):
+    return jnp.round(x)
+
+
+doubled.defjvps(lambda t, y, x: 2 * t)
+
+
+def heat(u):
+    return jnp.concatenate([u[:1], u[2:] * u[1:-1] + u[:-2], u[-1:]])
+
+
+def mlp(W1, W2, x):
+    return jax.nn.relu(x @ W1) @ W2
+
+
+def attention(q, k, v):
+    return jax.nn.softmax(q @ k.T) @ v
+
+
+def recurrent(xs):
+    def step(h, x):
+        h = jnp.tanh(h + x)
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros(3), xs)[1]
+
+
+def looped(x):
+    return jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, jnp.sin(s[1]) * 2), (0, x))[
+        1
+    ]
+
+
+def arrow(x):
+    first = jnp.sum(jnp.sin(x) * x[0])
+    return jnp.concatenate([first[None], jnp.sin(x[1:]) * x[0]])
+
+
+def tangled(x, y):
+    """Blocks that need sweeps beside blocks that do not."""
+    return {"a": x * y, "b": (jnp.sort(x) + y[::-1], x.sum())}
+
+
+W = values(5, 6, seed=9)
+
+CASES = {
+    "relu": (jax.nn.relu, (values(7),), 0),
+    "softmax": (jax.nn.softmax, (values(3, 4),), 0),
+    "stencil": (heat, (values(9),), 0),
+    "roll": (lambda x: jnp.roll(x, 1) * x**2, (values(8),), 0),
+    "linear": (lambda x: W @ x, (values(6),), 0),
+    "solve": (lambda b: jnp.linalg.solve(W @ W.T + jnp.eye(5), b), (values(5),), 0),
+    "scalar output": (lambda x: jnp.sum(x**3), (values(5),), 0),
+    "Python float": (lambda x: x**2, (1.5,), 0),
+    "sort": (jnp.sort, (values(7),), 0),
+    "cumulative product": (jnp.cumprod, (values(5),), 0),
+    "scan": (recurrent, (values(11, 3),), 0),
+    "while": (looped, (values(5),), 0),
+    "arrow": (arrow, (values(25),), 0),
+    "zero": (lambda x: jnp.zeros(3), (values(4),), 0),
+    "fft": (lambda x: jnp.fft.ifft(2 * jnp.fft.fft(x)).real, (values(6),), 0),
+    "bfloat16 result": (lambda x: x.astype(jnp.bfloat16) * 2, (values(4),), 0),
+    "bfloat16 argument": (lambda x: x * x, (values(4).astype(jnp.bfloat16),), 0),
+    "pytree": (lambda d: d["p"][0] * d["b"], ({"p": [values(3)], "b": values(3, seed=1)},), 0),
+    "index argument": (lambda x, i: 2 * x[i], (values(6), jnp.array([1, 1, 3])), 0),
+    "Python integer": (lambda x, n: x**n, (values(4), 3), 0),
+    "network": (mlp, (values(6, 7), values(7, 3), values(4, 6)), (0, 1, 2)),
+    "attention": (attention, tuple(values(4, 3, seed=k) for k in range(3)), (0, 2)),
+    "tangled": (tangled, (values(5), values(5, seed=1)), (0, 1)),
+    "second argument": (tangled, (values(5), values(5, seed=1)), 1),
+    "straight-through": (lambda x: straight_through(x) * x, (values(6),), 0),
+    "clipped gradient": (lambda x: clipped_gradient(x) * x, (values(6),), 0),
+    "decay in the gradient": (lambda x: with_decay(x) * x, (values(6),), 0),
+    "sign of the gradient": (lambda x: sign_gradient(2 * x), (values(6),), 0),
+    "custom_jvp": (lambda x: doubled(x) * x, (values(6),), 0),
+    "rules in a scan": (
+        lambda x: jax.lax.scan(lambda c, _: (straight_through(c) * x, None), x, None, length=12)[0],
+        (values(4),),
+        0,
+    ),
+}
+
+
+def reference(f, argnums, args):
+    try:
+        return jax.jacobian(f, argnums)(*args)
+    except ValueError:
+        # reverse mode has no while loop
+        return jax.jacfwd(f, argnums)(*args)
+
+
+def is_block(x):
+    return hasattr(x, "todense") or hasattr(x, "toarray")
+
+
+def same(result, expected, tolerance=2e-5):
+    assert jax.tree.structure(result) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(expected), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        scale = max(1.0, np.abs(b).max(initial=0))
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
+
+
+def densified(tree):
+    return jax.tree.map(lambda block: block.todense(), tree, is_leaf=is_block)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_format_has_the_numbers_of_jax(name):
+    f, args, argnums = CASES[name]
+    expected = reference(f, argnums, args)
+    sparse = jacobian(f, argnums)(*args)
+    same(densified(sparse), expected)
+    for block in jax.tree.leaves(sparse, is_leaf=is_block):
+        assert isinstance(block, BCOO)
+        assert block.indices_sorted
+        assert block.unique_indices
+        flat = np.ravel_multi_index(tuple(np.asarray(block.indices).T), block.shape) if (
+            block.ndim
+        ) else np.zeros(block.nse)  # fmt: skip
+        assert (np.diff(flat) > 0).all()
+    same(jacobian(f, argnums, format="dense")(*args), expected)
+    same(densified(jacobian(f, argnums, format="blocks")(*args)), expected)
+    matrices = jax.tree.leaves(jacobian(f, argnums, format="scipy")(*args), is_leaf=is_block)
+    for matrix, block in zip(matrices, jax.tree.leaves(expected), strict=True):
+        assert matrix.format == "csr"
+        assert matrix.has_canonical_format
+        np.testing.assert_allclose(
+            matrix.toarray(), np.asarray(block, np.float32).reshape(matrix.shape), 2e-5, 2e-5
+        )
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n not in ("Python integer",)])
+def test_under_jit_the_numbers_are_the_same(name):
+    f, args, argnums = CASES[name]
+    same(densified(jax.jit(jacobian(f, argnums))(*args)), reference(f, argnums, args))
+
+
+@pytest.mark.parametrize("f", [heat, jax.nn.softmax, recurrent, jnp.sort, looped])
+def test_transformations_compose(f):
+    x = values(9, 3) if f is recurrent else values(9)
+    X = jnp.stack([x, 0.5 * x])
+    ours, theirs = jacobian(f, format="dense"), jax.jacfwd(f)
+    same(jax.vmap(ours)(X), jax.vmap(theirs)(X))
+    batched = jax.vmap(jacobian(f))(X)
+    assert batched.n_batch == 0 or batched.data.shape[0] == 2
+    assert batched.data.shape == (2, jacobian(f)(x).nse)
+    same(jax.jacfwd(ours)(x), jax.jacfwd(theirs)(x), 1e-4)
+    if f is not looped:
+        same(
+            jax.grad(lambda x: (jacobian(f)(x).data ** 2).sum())(x),
+            jax.grad(lambda x: (theirs(x) ** 2).sum())(x),
+            1e-4,
+        )
+
+
+def test_in_a_scan_it_does_what_the_explicit_jacobian_does():
+    def run(jac):
+        return jax.lax.scan(lambda x, _: (x - 0.1 * (jac(x) @ x), None), values(9), None, 4)[0]
+
+    same(run(jacobian(heat)), run(jax.jacobian(heat)))
+
+
+FLOATS = [n for n in TABLE if n != "relu of 10⁸"]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_every_function_of_the_derivation_table(name):
+    f, shapes, _ = TABLE[name]
+    total = sum(int(np.prod(s)) for s in shapes)
+    if total > 300:
+        pytest.skip("its explicit Jacobian is slow to build")
+    args = tuple(values(*s, seed=k) for k, s in enumerate(shapes))
+    numbers = tuple(range(len(args)))
+    same(jacobian(f, numbers, format="dense")(*args), jax.jacobian(f, numbers)(*args), 1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_precision_is_that_of_the_argument(dtype):
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=9), dtype)
+        for f in (heat, jax.nn.softmax, jnp.cumprod, jnp.sort):
+            made = jacobian(f)(x)
+            assert made.dtype == dtype
+            tolerance = 1e-12 if dtype == np.float64 else 1e-5
+            same(made.todense(), jax.jacobian(f)(x), tolerance)
+
+
+def confront(program):
+    with jax.enable_x64(True):
+        generator = np.random.default_rng(7)
+        args = [jnp.asarray(generator.normal(size=s)) for s in program.shapes]
+        numbers = tuple(range(len(args)))
+        expected = jax.jacfwd(program, numbers)(*args)
+        for name in ("bcoo", "dense"):
+            made = jacobian(program, numbers, format=name)(*args)
+            made = densified(made) if name == "bcoo" else made
+            for a, b in zip(jax.tree.leaves(made), jax.tree.leaves(expected), strict=True):
+                a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+                # 0·∞ is NaN in one order of multiplication and 0 in another
+                finite = np.isfinite(a) & np.isfinite(b)
+                scale = max(1.0, np.abs(b[finite]).max(initial=0))
+                np.testing.assert_allclose(
+                    a[finite], b[finite], 1e-9, 1e-9 * scale, err_msg=program.describe()
+                )
+
+
+@settings(max_examples=6, suppress_health_check=list(HealthCheck), deadline=None)
+@given(program=programs())
+def test_random_programs(program):
+    confront(program)
+
+
+@pytest.mark.long
+@settings(max_examples=400, suppress_health_check=list(HealthCheck), deadline=None)
+@given(program=programs(steps=8))
+def test_random_programs_long(program):
+    confront(program)
+
+
+# ---- custom rules
+
+
+def test_a_rule_that_is_not_linear_is_applied_row_by_row_and_said_so():
+    for f in (clipped_gradient, with_decay, sign_gradient):
+        plan = jacobians.plan(f, values(4))
+        assert plan.blocks[0].way == "VJPs"
+        assert plan.blocks[0].nnz == 16
+        assert any("not certainly linear" in note for note in plan.notes)
+    assert jacobians.plan(lambda x: straight_through(x) * x, values(4)).blocks[0].nnz == 4
+
+
+def test_a_rule_made_anew_is_not_mistaken_for_an_earlier_one():
+    x = values(5)
+    for factor in (1.0, 2.0, 3.0):
+
+        @jax.custom_jvp
+        def f(x):
+            return jnp.round(x)
+
+        f.defjvps(lambda t, y, x, factor=factor: factor * t)
+        same(jacobian(f, format="dense")(x), factor * jnp.eye(5))
+
+        def product(x, w, f=f):
+            return x * f(w)
+
+        # differentiated once more, the rule that carries no tangent in the first place matters
+        def loss(w, jac, product=product):
+            return (jac(product)(x, w) ** 2).sum()
+
+        ours = jax.grad(lambda w: loss(w, lambda g: jacobian(g, format="dense")))(x)
+        same(ours, jax.grad(lambda w: loss(w, jax.jacobian))(x))
+
+
+def test_a_rule_may_close_over_a_tracer():
+    x = values(4)
+
+    def scaled(s, jac):
+        @jax.custom_vjp
+        def f(x):
+            return jnp.sin(x)
+
+        f.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (s * g,))
+        return jac(f)(x)
+
+    ours = jax.jit(lambda s: scaled(s, lambda f: jacobian(f, format="dense")))
+    same(ours(jnp.float32(2.0)), 2 * jnp.eye(4))
+    same(ours(jnp.float32(3.0)), 3 * jnp.eye(4))
+
+
+# ---- what a function closes over
+
+
+def test_a_closed_over_array_may_change_between_calls():
+    mask = np.ones(6, np.float32)
+    scale = [jnp.ones(6)]
+    jac = jacobian(lambda x: mask * scale[0] * x**2)
+    x = values(6)
+    assert jac(x).nse == 6
+    mask[2] = 0
+    assert jac(x).nse == 5
+    same(jac(x).todense(), jnp.diag(2 * mask * x))
+    scale[0] = jnp.array([0.0, 1, 2, 3, 4, 5])
+    same(jac(x).todense(), jnp.diag(2 * mask * scale[0] * x))
+
+
+def test_a_mask_of_one_closure_is_not_used_for_another():
+    def masked(mask):
+        return lambda x: jnp.where(mask, x, 0.0)
+
+    x = values(4)
+    for bits in ([1, 0, 0, 1], [0, 1, 1, 0], [1, 1, 1, 1]):
+        mask = jnp.array(bits, bool)
+        made = jacobian(masked(mask))(x)
+        assert made.nse == sum(bits)
+        same(made.todense(), jnp.diag(mask.astype(jnp.float32)))
+
+
+def test_a_closed_over_tracer_is_neither_known_nor_kept():
+    x = values(5)
+
+    def inner(s, jac):
+        return jac(lambda x: s * x**2 + jnp.where(s > 0, x, 0))(x)
+
+    def ours(s):
+        return inner(s, lambda f: jacobian(f, format="dense"))
+
+    def theirs(s):
+        return inner(s, jax.jacobian)
+
+    s = values(5, seed=3)
+    with jax.checking_leaks():
+        same(jax.jit(ours)(s), theirs(s))
+    same(jax.jit(ours)(-s), theirs(-s))
+    same(ours(s), theirs(s))
+    same(jax.jacfwd(ours)(s), jax.jacfwd(theirs)(s))
+    same(jax.grad(lambda s: (ours(s) ** 2).sum())(s), jax.grad(lambda s: (theirs(s) ** 2).sum())(s))
+    same(jax.vmap(ours)(jnp.stack([s, -s])), jax.vmap(theirs)(jnp.stack([s, -s])))
+
+
+def test_index_arguments_are_known_outside_jit_only():
+    def gathered(x, i):
+        return jnp.sin(x)[i]
+
+    x, i = values(5), jnp.array([3, 0])
+    assert jacobian(gathered)(x, i).nse == 2
+    assert jax.jit(jacobian(gathered))(x, i).nse == 10
+    same(jax.jit(jacobian(gathered))(x, i).todense(), jacobian(gathered)(x, i).todense())
+    same(jacobian(gathered)(x, i[::-1]).todense(), jax.jacobian(gathered)(x, i[::-1]))
+
+
+def test_the_cache_is_used_and_bounded(monkeypatch):
+    from jacobians import jacobian as _  # noqa: F401
+
+    module = __import__("sys").modules["jacobians.jacobian"]
+    jacobians.clear_cache()
+    x = values(4)
+    jac = jacobian(lambda x: jnp.tanh(x) * 2)
+    jac(x)
+    made = []
+    monkeypatch.setattr(module, "prepare", lambda *a, **k: made.append(a))
+    jac(x)
+    jacobian(lambda x: jnp.tanh(x) * 2)(x)
+    assert not made
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "MAX_KEPT", 3)
+    for n in range(2, 8):
+        jac(values(n))
+    assert len(module._cache.entries) == 3
+
+
+# ---- several results
+
+
+def test_value_aux_and_keywords():
+    def f(x, *, power):
+        return x**power, {"sum": x.sum(), "step": 3}
+
+    x = values(4)
+    (value, aux), made = value_and_jacobian(f, has_aux=True)(x, power=2)
+    same(value, x**2)
+    assert aux["step"] == 3
+    same(made.todense(), jnp.diag(2 * x))
+    made, aux = jacobian(f, has_aux=True)(x, power=3)
+    same(aux["sum"], x.sum())
+    value, made = jax.jit(value_and_jacobian(heat))(values(9))
+    same(value, heat(values(9)))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 100])
+def test_chunks_change_nothing(chunk):
+    for f, x in ((recurrent, values(6, 3)), (lambda x: jnp.tanh(jnp.outer(x, x) @ x), values(7))):
+        same(jacobian(f, format="dense", chunk_size=chunk)(x), jax.jacobian(f)(x))
+        same(jax.jit(jacobian(f, chunk_size=chunk))(x).todense(), jax.jacobian(f)(x))
+
+
+@pytest.mark.parametrize("name", ["arrow", "scan", "attention", "tangled", "sort"])
+def test_colourings_of_sweeps_are_valid(name):
+    f, args, argnums = CASES[name]
+    numbers = (argnums,) if isinstance(argnums, int) else argnums
+    prepared = entry_for(bind_call(f, numbers, False, args, {}), None, False).prepared
+    swept = [b for b in prepared.blocks if b.way in ("JVPs", "VJPs", "JVPs and VJPs")]
+    assert prepared.sweeps
+    for program in prepared.sweeps:
+        sweep = program.sweep
+        rows, columns = [], []
+        for read in sweep.reads:
+            block = swept[read.block]
+            own = slice(None) if read.entries is None else read.entries
+            ends = (block.pattern.rows[own], block.pattern.columns[own])
+            places = (block.output, block.input)
+            for found, place, end in zip((rows, columns), places, ends, strict=True):
+                found.append(place * 1000 + end.astype(np.int64))
+        rows, columns = np.concatenate(rows), np.concatenate(columns)
+        lines, seeded = (columns, rows) if sweep.transposed else (rows, columns)
+        colors = np.full(10_000, -1)
+        for k, own in enumerate(sweep.seeds):
+            colors[1000 * k : 1000 * k + len(own)] = own
+        assert is_valid_coloring(lines, seeded, colors)
+
+
+# ---- Hessians
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def hub(x):
+    return jnp.sum(jnp.sin(x[0] * x[1:])) + jnp.prod(x[1:4]) + jnp.sum(jnp.cumprod(x[:2]))
+
+
+def scaled_walk(p):
+    steps = jnp.diff(p["path"]) ** 2
+    return -jnp.sum(steps) * jnp.exp(-p["scale"]) - jnp.sum(jnp.log1p(p["path"] ** 2))
+
+
+@pytest.mark.parametrize("f", [rosenbrock, hub, lambda x: jnp.sum(jnp.logaddexp(0, W @ x))])
+def test_hessians(f):
+    x = values(6) if f not in (rosenbrock, hub) else values(12)
+    expected = jax.hessian(f)(x)
+    same(hessian(f)(x).todense(), expected, 1e-4)
+    same(jax.jit(hessian(f, format="dense"))(x), expected, 1e-4)
+
+
+def test_hessians_of_pytrees_and_several_arguments():
+    p = {"path": values(8), "scale": jnp.float32(0.3)}
+    same(hessian(scaled_walk, format="dense")(p), jax.hessian(scaled_walk)(p), 1e-4)
+
+    def g(x, y):
+        return jnp.sum(jnp.sort(x * y[0]) ** 2) + jnp.sum(y**3)
+
+    args = values(4), values(3, seed=1)
+    same(hessian(g, (0, 1), "dense")(*args), jax.hessian(g, (0, 1))(*args), 1e-4)
+
+
+def test_hessians_read_mirrored_entries():
+    def f(x):
+        # opaque in the loop, so that it has to be swept
+        path = jax.lax.scan(lambda c, v: (v, jnp.sin(c * v)), jnp.float32(1.0), x)[1]
+        return jnp.sum(path) * 1.0 + jnp.sum(x) ** 2 * 0
+
+    x = values(20)
+    same(hessian(f, format="dense")(x), jax.hessian(f)(x), 1e-4)
+
+
+def test_a_rule_that_breaks_symmetry_is_not_taken_for_symmetric():
+    @jax.custom_vjp
+    def odd(x, y):
+        return x * y
+
+    odd.defvjp(lambda x, y: (x * y, (x, y)), lambda r, g: (g * r[1] ** 2, g * r[0]))
+
+    def f(z):
+        return odd(z[0], z[1])
+
+    z = values(2)
+    expected = jax.hessian(f)(z)
+    assert not np.allclose(expected, expected.T)
+    same(hessian(f, format="dense")(z), expected)
+
+
+# ---- bad input
+
+BAD = [
+    (lambda: jacobian(heat, format="csv"), "'csv' is unknown; the formats are 'bcoo'"),
+    (lambda: jacobian(3), "expected a function, got 3"),
+    (lambda: jacobian(heat, argnums="x"), "argnums must be"),
+    (lambda: jacobian(heat, chunk_size=0), "chunk_size must be a positive integer"),
+    (lambda: jacobian(heat, argnums=2)(values(3)), "argnums=2 names no argument"),
+    (lambda: jacobian(jnp.multiply, (0, -2))(values(3), values(3)), "names an argument twice"),
+    (lambda: jacobian(jnp.sin)(jnp.arange(3)), "x is i32[3], which has no derivative"),
+    (lambda: jacobian(jnp.sin)(3), "is of Python type int"),
+    (lambda: jacobian(jnp.sin)(jnp.ones(3) * 1j), "is complex (c64[3]); pass its real"),
+    (lambda: jacobian(lambda x: x * 1j)(values(3)), "output out is complex"),
+    (lambda: jacobian(lambda x: None)(values(3)), "returns no array"),
+    (lambda: jacobian(jnp.argmax)(values(3)), "has_aux=True"),
+    (lambda: jacobian(lambda x: x, has_aux=True)(values(3)), "has to return a pair"),
+    (lambda: jacobian(lambda x: x[x > 0])(values(3)), "looks at the values of its arguments"),
+    (lambda: jacobian(lambda x: x if x[0] > 0 else -x)(values(3)), "use jax.lax.cond"),
+    (lambda: hessian(heat)(values(5)), "a Hessian is of a scalar, but heat returns f32[5]"),
+    (lambda: jax.jit(jacobian(heat, format="scipy"))(values(5)), 'use format="bcoo"'),
+    (lambda: jacobian(lambda x: jnp.outer(jnp.sort(x), jnp.ones(2)))(jnp.ones(10**5)),
+     'use format="operator"'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), BAD, ids=[m for _, m in BAD])
+def test_bad_input_gets_one_clear_sentence(call, message):
+    with pytest.raises(ArgumentError) as caught:
+        call()
+    assert message in str(caught.value)
+
+
+def test_what_the_function_raises_is_its_own():
+    with pytest.raises(TypeError, match="incompatible shapes"):
+        jacobian(lambda x: x + jnp.ones(4))(values(3))

@@ -1,0 +1,222 @@
+"""Structured pieces, operators, their export, and what plan prints."""
+
+import importlib.util
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jacobians
+from jacobians import ArgumentError, jacobian, pieces, plan
+from tests.test_jacobian import (
+    arrow,
+    clipped_gradient,
+    heat,
+    looped,
+    mlp,
+    recurrent,
+    rosenbrock,
+    values,
+)
+
+W = values(5, 6, seed=9)
+
+
+def norm_squared(W, x):
+    return jnp.sum((W @ x) ** 2)
+
+
+KINDS = {
+    "diagonal": (jax.nn.relu, (values(6),), 0, "Diagonal"),
+    "part of a diagonal": (
+        lambda x: jnp.where(np.arange(4) > 1, x * x, 0), (values(4),), 0, "Diagonal",
+    ),
+    "block-diagonal": (jax.nn.softmax, (values(3, 4),), 0, "BlockDiagonal"),
+    "gradient as an outer product": (norm_squared, (values(3, 4), values(4)), 0, "Outer"),
+    "outer product": (lambda x, y: jnp.outer(x, y) @ y, (values(3), values(4)), 1, "Dense"),
+    "rank one": (lambda x: jnp.sin(W[:, 0]) * jnp.dot(W[0], x) ** 1, (values(6),), 0, "Outer"),
+    "banded": (heat, (values(9),), 0, "Banded"),
+    "rectangular band": (lambda x: x[1:] * x[:-1], (values(9),), 0, "Banded"),
+    "dense": (lambda x: jnp.tanh(W @ jnp.tanh(x)), (values(6),), 0, "Dense"),
+    "sparse": (arrow, (values(30),), 0, "Sparse"),
+    "zero": (lambda x: jnp.ones(3), (values(4),), 0, "Zero"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_pieces_multiply_like_the_matrix(name):
+    f, args, argnums, kind = KINDS[name]
+    piece = jax.jit(jacobian(f, argnums, format="blocks"))(*args)
+    assert type(piece).__name__ == kind
+    tensor = np.asarray(jax.jacobian(f, argnums)(*args))
+    matrix = tensor.reshape(piece.shape)
+    tangent, cotangent = values(*piece.in_shape, seed=4), values(*piece.out_shape, seed=5)
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    np.testing.assert_allclose(piece.todense(), tensor, **close)
+    pushed = (matrix @ np.ravel(tangent)).reshape(piece.out_shape)
+    np.testing.assert_allclose(piece.jvp(tangent), pushed, **close)
+    pulled = (np.ravel(cotangent) @ matrix).reshape(piece.in_shape)
+    np.testing.assert_allclose(piece.vjp(cotangent), pulled, **close)
+    np.testing.assert_allclose(piece @ tangent, pushed, **close)
+    np.testing.assert_allclose(piece @ jnp.ravel(tangent), np.ravel(pushed), **close)
+    columns = values(piece.shape[1], 2, seed=6)
+    np.testing.assert_allclose(piece @ columns, matrix @ np.asarray(columns), **close)
+
+
+def test_the_pieces_hold_what_they_say():
+    X = values(3, 4)
+    assert jacobian(jax.nn.relu, format="blocks")(X).values.shape == (12,)
+    assert jacobian(jax.nn.softmax, format="blocks")(X).blocks.shape == (3, 4, 4)
+    outer = jacobian(norm_squared, format="blocks")(X, values(4))
+    np.testing.assert_allclose(outer.left, 2 * X @ values(4), rtol=1e-5)
+    np.testing.assert_allclose(outer.right, values(4))
+    band = jacobian(heat, format="blocks")(values(9))
+    assert band.diagonals.shape == (3, 9)
+    assert (band.lower, band.upper) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("f", "args", "argnums"),
+    [
+        (heat, (values(9),), 0),
+        (mlp, (values(6, 7), values(7, 3), values(4, 6)), (0, 2)),
+        (lambda d: {"y": d["a"] * d["b"], "z": d["a"].sum()}, (dict.fromkeys("ab", values(3)),), 0),
+    ],
+)  # fmt: skip
+def test_an_operator_multiplies_without_a_matrix(f, args, argnums):
+    operator = jacobian(f, argnums, format="operator")(*args)
+    jitted = jax.jit(jacobian(f, argnums, format="operator"))(*args)
+    numbers = argnums if isinstance(argnums, tuple) else (argnums,)
+    chosen = [args[k] for k in numbers]
+    tangents = jax.tree.map(lambda x: jnp.cos(x), chosen)
+
+    def of_chosen(*given):
+        everything = list(args)
+        for k, x in zip(numbers, given, strict=True):
+            everything[k] = x
+        return f(*everything)
+
+    value, pushed = jax.jvp(of_chosen, chosen, tangents)
+    argument = tangents[0] if isinstance(argnums, int) else tuple(tangents)
+    for a, b in zip(jax.tree.leaves(operator.jvp(argument)), jax.tree.leaves(pushed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    cotangent = jax.tree.map(jnp.sin, value)
+    pulled = jax.vjp(of_chosen, *chosen)[1](cotangent)
+    got = jax.tree.leaves(jitted.vjp(cotangent))
+    for a, b in zip(got, jax.tree.leaves(pulled), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    flat = jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(argument)])
+    expected = jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(pushed)])
+    np.testing.assert_allclose(operator @ flat, expected, rtol=1e-5, atol=1e-6)
+    assert (operator @ flat[:, None]).shape == (operator.shape[0], 1)
+
+
+def test_an_operator_needs_no_pattern():
+    x = jnp.ones(3000)
+    operator = jacobian(lambda x: jnp.sort(jnp.outer(x, x)[:, :40], axis=None), format="operator")(
+        x
+    )
+    assert operator.shape == (120_000, 3000)
+    assert operator.jvp(x).shape == (120_000,)
+
+
+def test_products_of_the_wrong_shape_are_refused():
+    piece = jacobian(heat, format="blocks")(values(9))
+    operator = jacobian(heat, format="operator")(values(9))
+    for call, message in (
+        (lambda: piece.jvp(values(8)), "the tangent has shape (8,), expected (9,)"),
+        (lambda: piece.vjp(values(8)), "the cotangent has shape (8,), expected (9,)"),
+        (lambda: piece @ values(8), "cannot multiply a 9×9 Jacobian"),
+        (lambda: operator @ values(8), "cannot multiply a 9×9 Jacobian"),
+        (lambda: operator.jvp({"x": values(9)}), "the tangent has shapes"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            call()
+        assert message in str(caught.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lineax") is None, reason="lineax is not installed")
+def test_the_export_solves_with_the_right_solver():
+    import lineax
+
+    x, b = values(9), values(9, seed=2)
+    for f, kind in (
+        (lambda x: 2 * x + jnp.tanh(x), lineax.DiagonalLinearOperator),
+        (lambda x: 3 * x + heat(x) * 0.1, lineax.TridiagonalLinearOperator),
+        (lambda x: 5 * x + jnp.tanh(jnp.outer(x, x) @ x), lineax.MatrixLinearOperator),
+    ):
+        operator = jacobian(f, format="blocks")(x).to_lineax()
+        assert isinstance(operator, kind)
+        solution = lineax.linear_solve(operator, b).value
+        np.testing.assert_allclose(jax.jacobian(f)(x) @ solution, b, rtol=1e-3, atol=1e-3)
+    lower = jacobian(lambda x: jnp.cumsum(x * x), format="blocks")(x).to_lineax()
+    assert lineax.is_lower_triangular(lower)
+    function = jacobian(jnp.sort, format="operator")(x).to_lineax()
+    np.testing.assert_allclose(function.mv(b), jax.jvp(jnp.sort, (x,), (b,))[1])
+
+
+def test_without_lineax_the_export_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lineax", None)
+    with pytest.raises(ArgumentError, match="pip install lineax"):
+        jacobian(heat, format="blocks")(values(9)).to_lineax()
+
+
+def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+def test_a_plan_needs_shapes_only_and_reads_well():
+    text = str(plan(jax.nn.relu, shape(4096)))
+    assert text.startswith("relu: x f32[4096] → out f32[4096]\nno JVP instead of 4096 JVPs")
+    assert "structure   diagonal" in text
+    assert "1[i = j]·1[q[i]]" in text
+    assert "q = x > 0" in text
+    for f, *shapes in (
+        (heat, shape(50)),
+        (mlp, shape(64, 256), shape(256, 10), shape(32, 64)),
+        (arrow, shape(300)),
+        (recurrent, shape(20, 3)),
+        (clipped_gradient, shape(4)),
+    ):
+        text = str(plan(f, *shapes, argnums=tuple(range(len(shapes)))))
+        assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_a_plan_chooses_the_fewest_colours():
+    both = plan(arrow, shape(300))
+    assert [(s.kind, s.colors) for s in both.sweeps] == [("JVPs", 2), ("VJPs", 1)]
+    assert both.blocks[0].way == "JVPs and VJPs"
+    assert "2 JVPs and 1 VJP instead of 300 JVPs or 300 VJPs" in str(both)
+    wide = plan(lambda x: jnp.tanh(W @ jnp.tanh(x)), shape(6))
+    assert wide.lower_bound == 5
+    assert plan(looped, shape(7)).colors == 1
+    constant = plan(lambda x: W @ x, shape(6))
+    assert constant.blocks[0].way == "constant"
+    assert constant.colors == 0
+    chunked = plan(recurrent, shape(20, 3), chunk_size=8)
+    assert chunked.sweeps[0].chunk <= 8
+    assert f"{chunked.sweeps[0].chunk} at a time" in str(chunked)
+
+
+def test_a_plan_of_a_hessian_knows_its_symmetry():
+    found = plan(rosenbrock, shape(40), of="hessian")
+    assert found.blocks[0].output == "grad x"
+    assert str(found.blocks[0].structure).startswith("banded")
+
+    def swept(x):
+        return jnp.sum(
+            jax.lax.scan(lambda c, v: (c * jnp.sin(v), v), x[0], x[1:])[1] ** 3
+        ) + jnp.sum(jnp.sort(x[:1]) * jnp.sin(x) ** 2)
+
+    assert plan(swept, shape(30), of="hessian").colors <= 30
+    with pytest.raises(jacobians.ArgumentError, match="of a scalar"):
+        plan(heat, shape(9), of="hessian")
+
+
+def test_pieces_are_pytrees():
+    piece = jacobian(heat, format="blocks")(values(9))
+    doubled = jax.tree.map(lambda a: 2 * a, piece)
+    assert isinstance(doubled, pieces.Banded)
+    np.testing.assert_allclose(doubled.todense(), 2 * piece.todense())
