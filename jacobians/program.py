@@ -256,6 +256,24 @@ def linear_solve_parts(equation: Equation) -> tuple[Program, int, int]:
     return matvec, lengths.matvec, sum(lengths)
 
 
+def _loop_again(equation: Equation, values: Sequence[Any]) -> list[Any]:
+    """A `while` equation at values of its operands, by `jax.lax.while_loop`."""
+    condition, condition_constants, body, body_constants = while_parts(equation)
+    first = condition_constants + body_constants
+    for_condition, for_body = values[:condition_constants], values[condition_constants:first]
+
+    def call(inner: Program, held: Sequence[Any], state: Sequence[Any]) -> list[Any]:
+        return run(inner, [value for _, value in inner.constants], [*held, *state])
+
+    return list(
+        jax.lax.while_loop(
+            lambda state: call(condition, for_condition, state)[0],
+            lambda state: call(body, for_body, state),
+            list(values[first:]),
+        )
+    )
+
+
 def run(inner: Program, constants: Sequence[Any], values: Sequence[Any]) -> list[Any]:
     """Evaluates a program, its custom derivative rules in place.
 
@@ -310,7 +328,14 @@ def evaluate(
     """
     primitive = equation.primitive
     params = {**equation.params, **(changed or {})}
-    result = primitive.bind(*values, **primitive.get_bind_params(params))
+    try:
+        result = primitive.bind(*values, **primitive.get_bind_params(params))
+    except TypeError:
+        if primitive.name != "while":
+            raise
+        # JAX 0.10 cannot differentiate a loop again once a transformation has dropped the names
+        # in its debug information: the loop is then built anew
+        result = _loop_again(equation, values)
     return list(result) if primitive.multiple_results else [result]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import jacobians
 from jacobians import ArgumentError, gates, networks
 from jacobians.networks import LINEAR, Network, model
-from jacobians.testing import assert_vjp
+from jacobians.testing import assert_cotangents
 
 ACTIVATIONS = [
     *(gates.get(name) for name in ("relu", "sigmoid", "tanh", "square", "softmax", "negate")),
@@ -87,7 +87,7 @@ def test_nothing_in_the_backward_pass_differentiates():
 
 def test_linear_is_a_right_gate():
     inputs = gates.example_inputs(LINEAR)
-    assert_vjp(LINEAR.forward, LINEAR.vjp, jnp.cos(LINEAR.forward(*inputs)), *inputs)
+    assert_cotangents(LINEAR.forward, LINEAR.vjp, jnp.cos(LINEAR.forward(*inputs)), *inputs)
     assert jacobians.check_vjp(LINEAR, *inputs)
 
 
