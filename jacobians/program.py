@@ -267,8 +267,8 @@ def _loop_again(equation: Equation, values: Sequence[Any]) -> list[Any]:
 
     return list(
         jax.lax.while_loop(
-            lambda state: call(condition, for_condition, state)[0],
-            lambda state: call(body, for_body, state),
+            lambda state: call(condition, for_condition, list(state))[0],
+            lambda state: call(body, for_body, list(state)),
             list(values[first:]),
         )
     )
