@@ -242,6 +242,14 @@ def path_text(path: Sequence[Any]) -> str:
     return "".join(parts)
 
 
+def value_text(value: Any) -> str:
+    """A static leaf's value in one short line; a random key by its type."""
+    if isinstance(value, jax.Array):
+        return f"{value.dtype}[{','.join(str(n) for n in value.shape)}]"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
 def short_type(shape: Sequence[int], dtype: Any) -> str:
     """A type in JAX's short notation: `f32[4,8]`, `i32[]`, `bf16[3]`."""
     dtype = np.dtype(dtype)

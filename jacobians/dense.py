@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jacobians.arguments import Call, Leaf, bind, function_name
+from jacobians.arguments import Call, Leaf, bind, function_name, value_text
 from jacobians.errors import ArgumentError
 from jacobians.strip import strip_custom_rules
 
@@ -181,7 +181,7 @@ def no_derivative_notes(call: Call) -> tuple[str, ...]:
     notes = []
     for leaf in call.inputs:
         if not leaf.differentiable:
-            what = f"= {leaf.value!r}" if leaf.static else f": {leaf.short_type}"
+            what = f"= {value_text(leaf.value)}" if leaf.static else f": {leaf.short_type}"
             shown = f"{leaf.name} {what}" if leaf.static else f"{leaf.name}{what}"
             notes.append(f"{shown} takes no derivative")
     for leaf in call.outputs:

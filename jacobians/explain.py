@@ -217,7 +217,7 @@ def _block(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
     terms = derivation.terms(o, k)
     source = derivation.number(k)
     proof = prove.prove(terms, output.shape, input_.shape, source, derivation.tape.known)
-    count = prove.count_entries(terms, output.shape, input_.shape)
+    count, exact = prove.bound_entries(terms, output.shape, input_.shape)
     text: Formulas = formulas(derivation, o, k)
     return Block(
         output.name,
@@ -228,8 +228,8 @@ def _block(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
         proof.properties,
         proof.statement,
         terms,
-        output.size * input_.size if count is None else count,
-        count is not None,
+        count,
+        exact,
         text.jacobian,
         text.vjp,
         text.where,

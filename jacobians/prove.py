@@ -161,8 +161,8 @@ def name(facts: Facts, blocks: bool = True) -> list[Structure]:
     found.extend(_outer(facts))
     found.extend(_diagonal_plus_low_rank(facts))
     m, n = facts.shape
-    count = count_entries(facts.terms, facts.out_shape, facts.in_shape)
-    if count is not None and 2 * count <= m * n:
+    count, _ = bound_entries(facts.terms, facts.out_shape, facts.in_shape)
+    if 2 * count <= m * n:
         found.append(Structure("sparse"))
     return found or [Structure("dense")]
 
@@ -660,6 +660,21 @@ def count_entries(terms: Terms, out_shape: Shape, in_shape: Shape) -> int | None
         return prod(out_shape) * prod(in_shape)
     listed = entries.coordinates(terms, out_shape, in_shape, MAX_LISTED)
     return None if listed is None else len(listed[0])
+
+
+def bound_entries(terms: Terms, out_shape: Shape, in_shape: Shape) -> tuple[int, bool]:
+    """How many entries can be nonzero, exactly or at most.
+
+    Returns:
+        The number, and whether it is exact; where it would take listing too many entries, the
+        sum over the terms, which counts entries of several terms more than once.
+    """
+    count = count_entries(terms, out_shape, in_shape)
+    if count is not None:
+        return count, True
+    total = prod(out_shape) * prod(in_shape)
+    counts = [_count(t) for t in terms]
+    return min(total, sum(total if c is None else c for c in counts)), False
 
 
 def _count(term: Term) -> int | None:

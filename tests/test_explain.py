@@ -435,3 +435,21 @@ def test_a_padded_convolution_is_block_diagonal_over_its_batch_and_groups():
     )["out", "x"]
     assert block.structure.kind == "block-diagonal"
     assert block.structure.get("blocks") == 4
+
+
+def test_a_random_key_and_long_values_are_shown_in_one_line():
+    explanation = explain(
+        lambda key, x, mode: x * jax.random.uniform(key, (3,)), jax.random.key(0), jnp.ones(3),
+        "a" * 100,
+    )  # fmt: skip
+    key, mode = explanation.notes[:2]
+    assert key == "key = key<fry>[] takes no derivative"
+    assert len(mode) < 80
+    assert len(str(explanation).splitlines()[0]) <= 100
+
+
+def test_entries_too_many_to_list_are_bounded_by_the_sum_of_the_terms():
+    block = explain(lambda x: x @ x.T, shape(3000, 3000)).blocks[0]
+    assert block.structure.kind == "sparse"
+    assert not block.nnz_exact
+    assert block.nnz == 2 * 3000**3

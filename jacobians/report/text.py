@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jacobians.algebra import entries
-from jacobians.arguments import Leaf
+from jacobians.arguments import Leaf, value_text
 from jacobians.explain import Block, Explanation
 from jacobians.report.spy import spy, tile_size
 from jacobians.structure import VALUE_PROPERTIES, dimensions
@@ -79,7 +79,9 @@ def title(name: str, inputs: Sequence[Leaf], outputs: Sequence[Leaf]) -> str:
 
     def side(leaves: Sequence[Leaf]) -> str:
         shown = [
-            f"{leaf.name} = {leaf.value!r}" if leaf.static else f"{leaf.name} {leaf.short_type}"
+            f"{leaf.name} = {value_text(leaf.value)}"
+            if leaf.static
+            else f"{leaf.name} {leaf.short_type}"
             for leaf in leaves
         ]
         text = ", ".join(shown[:6])
