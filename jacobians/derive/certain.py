@@ -75,7 +75,7 @@ def _of_operation(tape: Tape, node: Node, target: float, depth: int) -> Mask | N
     if op == "mul" and target == 0.0:
         masks = [_spread(_certain(tape, k, target, depth), shape) for k in node.inputs]
         present = [m for m in masks if m is not None]
-        return np.logical_or.reduce(present) if present else None
+        return np.any(np.stack(present), axis=0) if present else None
     return None
 
 

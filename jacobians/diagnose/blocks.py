@@ -240,9 +240,9 @@ def by_row(case: Case) -> Iterator[Diagnosis]:
     alive = case.usable & (case.expected != 0)
     ratio[alive] = case.actual[alive] / case.expected[alive]
     for places, which in ((case.rows, "output"), (case.columns, "input")):
-        count = int(places.max(initial=0)) + 1
+        count = int(np.max(places, initial=0)) + 1
         number = np.bincount(places[alive], minlength=count)
-        if not (number > 1).any() or number.max() < 2:
+        if not (number > 1).any() or np.max(number) < 2:
             continue
         with np.errstate(all="ignore"):
             mean = np.bincount(places[alive], weights=ratio[alive], minlength=count) / number
@@ -301,7 +301,7 @@ def low_precision(case: Case, rule_eps: float) -> Iterator[Diagnosis]:
     if rule_eps < 1e-4:
         return
     size = np.abs(np.where(case.usable, case.expected, 0.0))
-    row = np.zeros(int(case.rows.max(initial=0)) + 1)
+    row = np.zeros(int(np.max(case.rows, initial=0)) + 1)
     column = np.zeros(case.input.size)
     np.maximum.at(row, case.rows, size)
     np.maximum.at(column, case.columns, size)
@@ -310,7 +310,7 @@ def low_precision(case: Case, rule_eps: float) -> Iterator[Diagnosis]:
     name = {-7: "bfloat16", -10: "float16"}.get(round(float(np.log2(rule_eps))), "low precision")
     if (off <= 8 * rule_eps * scale).all():
         with np.errstate(divide="ignore", invalid="ignore"):
-            relative = float(np.nan_to_num(off / scale).max(initial=0.0))
+            relative = float(np.max(np.nan_to_num(off / scale), initial=0.0))
         yield Diagnosis(
             "low-precision",
             f"the cotangent of {case.name} is right but noisy: it is off by up to "

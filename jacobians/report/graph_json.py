@@ -80,6 +80,6 @@ def _array(value: Any) -> Any:
     wide = array.astype(np.float64)
     return described | {
         "norm": clean(norm_of(wide)),
-        "min": clean(wide.min()),
-        "max": clean(wide.max()),
+        "min": clean(np.min(wide)),
+        "max": clean(np.max(wide)),
     }

@@ -93,7 +93,7 @@ def summary(value: Any) -> str:
     norm = f"{kind} norm {_short(norm_of(wide))}"
     if array.dtype.kind == "c":
         return norm
-    return f"{norm} min {_short(float(wide.min()))} max {_short(float(wide.max()))}"
+    return f"{norm} min {_short(float(np.min(wide)))} max {_short(float(np.max(wide)))}"
 
 
 def norm_of(array: NDArray[Any]) -> float:
