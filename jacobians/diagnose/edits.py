@@ -50,12 +50,12 @@ class Edge:
     Attributes:
         places: the places it passes.
         looped: whether that is in a loop.
-        square: whether it is one of the two equal factors of a product.
+        products: the products that it enters by one of their factors.
     """
 
     places: list[Place]
     looped: bool
-    square: bool = False
+    products: list[Any] = field(default_factory=list)
 
     @property
     def place(self) -> Place:
@@ -454,8 +454,8 @@ class _Walk:
                 edge, value = self.scale((*key, k), place, value)
             elif place not in self.edited.edges[edge].places:
                 self.edited.edges[edge].places.append(place)
-            if name == "mul" and equation.invars[0] is equation.invars[1]:
-                self.edited.edges[edge].square = True
+            if name == "mul" and self.switches.recording:
+                self.edited.edges[edge].products.append(key)
             linearised = self._exchanged(equation, name, place, k, fixed, key, candidates, plain)
             tangents = _tangents(equation, linearised, k, value)
             if self.edited.small and len(total) == 1:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from jacobians import program
 from jacobians.arguments import Call
 from jacobians.diagnose.case import LEFT, Case, Diagnosis
-from jacobians.diagnose.edits import MAX_SIZE, Edited, Setting
+from jacobians.diagnose.edits import MAX_SIZE, Edge, Edited, Setting
 from jacobians.diagnose.words import Place, ratio_text
 from jacobians.oracle import Oracle
 
@@ -202,16 +202,22 @@ def _edges(
             groups.append((path, ratio, fit, [e]))
     return [
         _of_square(case, edges[members[0]].place, fit)
-        if abs(ratio + 1) < 2e-3 and any(edges[e].square for e in members)
+        if abs(ratio + 1) < 2e-3 and _is_square([edges[e] for e in members])
         else _of_path(case, _best([p for e in members for p in edges[e].places]), ratio, fit)
         for _, ratio, fit, members in groups
     ]
 
 
+def _is_square(edges: Sequence[Edge]) -> bool:
+    """Whether paths of equal effect enter a product by both of its factors."""
+    products = [p for edge in edges for p in edge.products]
+    return len(products) > len(set(products))
+
+
 def _of_square(case: Case, place: Place, fit: float) -> Diagnosis:
     """One of two equal paths: the derivative of x·x is 2x."""
-    text = f"in the cotangent of {case.name}, the derivative of {place}, which is x·x, is x where "
-    return Diagnosis("factor", text + "2x belongs: a factor 2 is missing", fit, (case.name,))
+    text = f"in the cotangent of {case.name}, the derivative of {place}, which is a square, "
+    return Diagnosis("factor", text + "is halved: a factor 2 is missing", fit, (case.name,))
 
 
 def _best(places: Sequence[Place]) -> Place:
