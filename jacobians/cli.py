@@ -135,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
                 "--argnums", type=_numbers,
                 help="arguments to differentiate, e.g. 0 or 0,2 (default: all)",
             )  # fmt: skip
+        if name == "check":
+            command.add_argument(
+                "--expect", type=_reason, metavar="REASON",
+                help="the rule is meant to differ, and why, e.g. 'straight-through: rounding has "
+                "derivative 0'; the exit status is then 0",
+            )  # fmt: skip
         if name == "explain":
             command.add_argument(
                 "--points", type=_positive, default=6, help="points to observe at (default 6)"
@@ -171,6 +177,12 @@ def _expectation(text: str) -> tuple[str, str]:
     if not name or not reason:
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME=REASON")
     return name, reason
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("give the reason for the difference in words")
+    return text.strip()
 
 
 def _count(text: str) -> int:
@@ -241,7 +253,9 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     with _call(options) as (function, arguments):
-        check: VJPCheck = _users(check_vjp, function, *arguments, argnums=options.argnums)
+        check: VJPCheck = _users(
+            check_vjp, function, *arguments, argnums=options.argnums, expect=options.expect
+        )
     if options.json:
         print(to_json(check.to_dict()))
     else:

@@ -390,6 +390,12 @@ def softmax_plus(c, x):
     return (y * (c + jnp.sum(c * y, -1, keepdims=True)),)
 
 
+@wrong("softmax", "wrong-axis")
+def softmax_other_axis(c, x):
+    y = softmax(x)
+    return (y * (c - jnp.sum(c * y, 0, keepdims=True)),)
+
+
 @wrong("softmax", "non-finite")
 def softmax_nan(c, x):
     y = softmax(x)
@@ -753,6 +759,100 @@ def clip_upper_ignored(c, x):
 @wrong("clip", "nonlinear")
 def clip_cotangent(c, x):
     return (jnp.clip(c, -1, 1) * (jnp.abs(x) <= 1),)
+
+
+def huber(x):
+    return jnp.where(jnp.abs(x) <= 1, 0.5 * x * x, jnp.abs(x) - 0.5)
+
+
+@right(huber, (16,))
+def _(c, x):
+    return (c * jnp.clip(x, -1, 1),)
+
+
+@wrong("huber", "region")
+def huber_square_everywhere(c, x):
+    return (c * x,)
+
+
+@wrong("huber", "sign")
+def huber_sign_lost(c, x):
+    return (c * jnp.where(jnp.abs(x) <= 1, x, 1),)
+
+
+@wrong("huber", "factor")
+def huber_half_below(c, x):
+    return (c * jnp.where(jnp.abs(x) <= 1, 0.5 * x, jnp.sign(x)),)
+
+
+def log_cosh(x):
+    return jnp.abs(x) + jax.nn.softplus(-2 * jnp.abs(x))
+
+
+@right(log_cosh, (6,))
+def _(c, x):
+    return (c * jnp.tanh(x),)
+
+
+@wrong("log_cosh", "sign")
+def log_cosh_sign(c, x):
+    return (-c * jnp.tanh(x),)
+
+
+def running_product(x):
+    return jnp.cumprod(x)
+
+
+@right(running_product, (5,))
+def _(c, x):
+    n = len(x)
+    rows = [jnp.cumprod(x.at[k].set(1.0)) * (jnp.arange(n) >= k) for k in range(n)]
+    return (jnp.stack(rows) @ c,)
+
+
+@wrong("running_product", "transposed")
+def running_product_forwards(c, x):
+    return (jnp.cumsum(c * jnp.cumprod(x)) / x,)
+
+
+def quantile(p, t):
+    return jnp.mean(jnp.maximum(0.9 * (t - p), -0.1 * (t - p)))
+
+
+def _quantile(c, p, t, above):
+    g = c * jnp.where(above, 0.9, -0.1) / p.size
+    return -g, g
+
+
+@right(quantile, (6,), (6,))
+def _(c, p, t):
+    return _quantile(c, p, t, t > p)
+
+
+@wrong("quantile", "mask-inverted")
+def quantile_inverted(c, p, t):
+    return _quantile(c, p, t, t < p)
+
+
+def contrastive(z, w):
+    s = 2.0 * z @ w.T
+    return jnp.mean(jax.nn.logsumexp(s, -1) - jnp.diagonal(s))
+
+
+def _contrastive(c, z, w, positive=1.0):
+    d = jax.nn.softmax(2.0 * z @ w.T, -1) - positive * jnp.eye(len(z), dtype=z.dtype)
+    d = 2.0 * c / len(z) * d
+    return d @ w, d.T @ z
+
+
+@right(contrastive, (4, 3), (4, 3))
+def _(c, z, w):
+    return _contrastive(c, z, w)
+
+
+@wrong("contrastive", "missing-term")
+def contrastive_no_positive(c, z, w):
+    return _contrastive(c, z, w, positive=0.0)
 
 
 def hinge(x):

@@ -132,6 +132,17 @@ def test_check_accepts_the_right_rule_and_names_the_wrong_entry(capsys):
     assert "∂out[3]/∂x[3]: expected 1, the rule says 2" in out
 
 
+def test_check_takes_a_declared_difference_with_its_reason(capsys):
+    given = ("check", "cli_user_module:wrong", "f32[6]:positive", "--expect")
+    status, out, _ = run(capsys, *given, "straight-through: a test")
+    assert status == 0
+    assert "differs as declared" in out
+    assert "straight-through: a test" in out
+    status, _, err = run(capsys, *given, " ")
+    assert status == 2
+    assert "give the reason" in err
+
+
 def test_check_finds_a_wrong_rule_inside_a_function(capsys):
     status, out, _ = run(capsys, "check", "cli_user_module:model", "f32[6]:positive", "--json")
     assert status == 1

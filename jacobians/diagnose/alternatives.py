@@ -111,6 +111,10 @@ def alternatives(
     if not same or name in ("add", "sub", "neg", "copy", "convert_element_type", "reshape",
                             "transpose", "rev", "mul"):  # fmt: skip
         return []
+    if name == "abs":
+        text = "the derivative of {place} is the sign of its argument; the rule leaves it out, so "
+        text += "that it is wrong where the argument is negative"
+        return [Alternative("sign", text, moving)]
     if name in MASKS:
         text = "the mask of {place} is missing: the cotangent goes everywhere"
         return [Alternative("mask-missing", text, moving)]

@@ -124,7 +124,7 @@ def rearranged(case: Case) -> Iterator[Diagnosis]:
             return
         pairs.append((e, a, len(case.call.outputs[case.parts[place][0].output].shape)))
     e, _, rank = pairs[0]
-    if e.ndim > MAX_AXES or any(p[0].shape != e.shape for p in pairs):
+    if any(p[0].shape != e.shape for p in pairs):
         return
     x = case.name
 
@@ -133,7 +133,7 @@ def rearranged(case: Case) -> Iterator[Diagnosis]:
         whole = sum(float(np.sum((a - t) ** 2)) for t, a, _ in pairs)
         return 1.0 - float(np.sqrt(left / whole))
 
-    for axes in itertools.permutations(range(e.ndim)):
+    for axes in _orders(e.ndim):
         if axes == tuple(range(e.ndim)) or tuple(e.shape[a] for a in axes) != e.shape:
             continue
         got = fit(lambda t, axes=axes: np.transpose(t, axes))
@@ -164,6 +164,17 @@ def rearranged(case: Case) -> Iterator[Diagnosis]:
                     )  # fmt: skip
                     return
     yield from _kept_one(case, pairs, rank, fit)
+
+
+def _orders(rank: int) -> Iterator[tuple[int, ...]]:
+    """Orders of axes: all of them, or those that exchange two where there are many."""
+    if rank <= MAX_AXES:
+        yield from itertools.permutations(range(rank))
+        return
+    for a, b in itertools.combinations(range(rank), 2):
+        order = list(range(rank))
+        order[a], order[b] = b, a
+        yield tuple(order)
 
 
 def _transposed_text(x: str, axes: Sequence[int], rank: int) -> str:
@@ -258,6 +269,54 @@ def by_row(case: Case) -> Iterator[Diagnosis]:
                 fit, (case.name,),
             )  # fmt: skip
             return
+
+
+def by_pattern(case: Case) -> Iterator[Diagnosis]:
+    """Entries that depend on each other along other axes, or in the other direction."""
+    shape = case.input.shape
+    outputs = [case.call.outputs[e.output].shape for e, _ in case.parts]
+    if not shape or outputs != [shape] or not np.isfinite(case.actual).all():
+        return
+    largest = float(np.abs(case.expected[case.usable]).max(initial=0.0))
+    there = np.abs(case.expected) > 1e-12 * largest
+    rule = np.abs(case.actual) > 1e-12 * largest
+    ahead = [
+        o - i
+        for o, i in zip(
+            np.unravel_index(case.rows, shape), np.unravel_index(case.columns, shape), strict=True
+        )
+    ]
+    x = case.name
+    for axis, steps in enumerate(ahead):
+        mine, theirs = steps[rule], steps[there]
+        for sign in (1, -1):
+            one_way = (sign * theirs).min(initial=0) >= 0 and (sign * theirs).max(initial=0) > 0
+            other = (sign * mine).max(initial=0) <= 0 and (sign * mine).min(initial=0) < 0
+            if one_way and other:
+                text = (
+                    f"the cotangent of {x} runs in the wrong direction along axis {axis}: an entry "
+                    f"of {x} acts on outputs {'from its own index on' if sign > 0 else 'up to its'}"
+                    f"{'' if sign > 0 else ' own index'}, and the rule gathers those on the other "
+                    "side; run the cumulative operation in reverse there"
+                )
+                yield Diagnosis("transposed", text, 1.0, (x,))
+                return
+    code = sum(((a != 0) << k for k, a in enumerate(ahead)), np.zeros(len(there), np.int64))
+    right, given = set(code[there].tolist()) - {0}, set(code[rule].tolist()) - {0}
+    if right and given - right and len(shape) > 1:
+        axes = [_axes_of(codes, len(shape)) for codes in (given - right, right)]
+        yield Diagnosis(
+            "wrong-axis",
+            f"in the rule, entries of {x} that differ along {axes[0]} act on each other; in the "
+            f"function only those that differ along {axes[1]} do: a sum, mean or norm goes over "
+            "the wrong axes",
+            1.0, (x,),
+        )  # fmt: skip
+
+
+def _axes_of(codes: set[int], rank: int) -> str:
+    named = [str(a) for a in range(rank) if any(c >> a & 1 for c in codes)]
+    return f"ax{'i' if len(named) < 2 else 'e'}s {listed(named)}"
 
 
 def passed_through(case: Case) -> Iterator[Diagnosis]:

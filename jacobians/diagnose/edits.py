@@ -12,7 +12,7 @@ the derivative that such a mistake would give. A loop is edited in all its steps
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -45,10 +45,17 @@ MAX_BATCH = 1 << 22
 
 @dataclass
 class Edge:
-    """A place where a path can be cut: the places it passes, and whether that is in a loop."""
+    """A place where a path can be cut.
+
+    Attributes:
+        places: the places it passes.
+        looped: whether that is in a loop.
+        products: the products that it enters by one of their factors.
+    """
 
     places: list[Place]
     looped: bool
+    products: list[Any] = field(default_factory=list)
 
     @property
     def place(self) -> Place:
@@ -132,6 +139,7 @@ class Edited:
     edges: list[Edge] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     recorded: list[Candidate] = field(default_factory=list)
+    _taken: dict[Any, int] = field(default_factory=dict)
     _edge_keys: dict[Any, int] = field(default_factory=dict)
     _choice_keys: dict[Any, int] = field(default_factory=dict)
 
@@ -240,6 +248,14 @@ class _Walk:
     edited: Edited
     switches: _Switches
     looped: bool = False
+    caller: Place | None = None
+
+    def _place(self, equation: Any) -> Place:
+        """Where an operation stands, or where the function that it is part of is called."""
+        place = place_of(equation)
+        if place.where or self.caller is None:
+            return place
+        return replace(place, where=self.caller.where, line=self.caller.line)
 
     def scale(self, key: Any, place: Place, value: Any) -> tuple[int, Any]:
         """The number of an edge, and a value with its tangent multiplied by the switch."""
@@ -333,7 +349,7 @@ class _Walk:
             if len(results) == 1 and active_out[0] and equation.outvars[0] not in inner.outputs:
                 own = plain.get(equation.outvars[0])
                 factor = equation.outvars[0] in factors
-                place = place_of(equation)
+                place = self._place(equation)
                 results = [self.stand_in(key, place, results[0], own, candidates, factor)]
             environment.update(zip(equation.outvars, results, strict=True))
             moving.update(v for v, a in zip(equation.outvars, active_out, strict=True) if a)
@@ -395,7 +411,9 @@ class _Walk:
             return list(program.evaluate(equation, operands)), [False] * len(equation.outvars), None
         called = program.called_program(equation)
         if called is not None:
+            above, self.caller = self.caller, self._place(equation)
             results, moving = self.frame(called, operands, active, key, candidates)
+            self.caller = above
             return results, moving, None
         name = str(equation.primitive.name)
         loops = {"scan": self._scan, "while": self._while, "cond": self._cond}
@@ -423,7 +441,7 @@ class _Walk:
         edge_of: dict[Any, int],
     ) -> tuple[list[Any], list[bool], int | None]:
         """An operation as its value plus one tangent for each operand, each with its switches."""
-        place = place_of(equation)
+        place = self._place(equation)
         fixed = [hold(v) if _is_float(v) else v for v in operands]
         total = [hold(r) if _is_float(r) else r for r in program.evaluate(equation, fixed)]
         movers = [k for k, a in enumerate(active) if a and _is_float(operands[k])]
@@ -436,6 +454,8 @@ class _Walk:
                 edge, value = self.scale((*key, k), place, value)
             elif place not in self.edited.edges[edge].places:
                 self.edited.edges[edge].places.append(place)
+            if name == "mul" and self.switches.recording:
+                self.edited.edges[edge].products.append(key)
             linearised = self._exchanged(equation, name, place, k, fixed, key, candidates, plain)
             tangents = _tangents(equation, linearised, k, value)
             if self.edited.small and len(total) == 1:
@@ -584,8 +604,15 @@ class _Walk:
         self, equation: Any, operands: list[Any], active: list[bool], key: Any,
         candidates: list[Candidate],
     ) -> list[Any]:  # fmt: skip
+        inside = program.branches(equation)
+        if self.switches.recording and not self.looped:
+            self.edited._taken[key] = int(np.clip(int(operands[0]), 0, len(inside) - 1))
+        if key in self.edited._taken:
+            # outside loops the branch is known, and is part of the program
+            taken = self.edited._taken[key]
+            return self.frame(inside[taken], operands[1:], active[1:], (*key, taken), candidates)[0]
         branches: list[Callable[..., Any]] = []
-        for number, inner in enumerate(program.branches(equation)):
+        for number, inner in enumerate(inside):
 
             def branch(*given: Any, inner: Program = inner, number: int = number) -> Any:
                 return self.frame(inner, list(given), active[1:], (*key, number), candidates)[0]

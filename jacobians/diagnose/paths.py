@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from jacobians import program
 from jacobians.arguments import Call
 from jacobians.diagnose.case import LEFT, Case, Diagnosis
-from jacobians.diagnose.edits import MAX_SIZE, Edited, Setting
+from jacobians.diagnose.edits import MAX_SIZE, Edge, Edited, Setting
 from jacobians.diagnose.words import Place, ratio_text
 from jacobians.oracle import Oracle
 
@@ -31,6 +31,7 @@ Array = NDArray[Any]
 
 TANGENTS = 4
 MAX_PAIRED = 60
+MANY = 8
 # numbers that a path's factor most likely is
 LIKELY = (-1.0, 1.0, -2.0)
 # kinds that explain some differences by accident
@@ -122,12 +123,16 @@ def _explained(case: Case, programs: Programs) -> tuple[list[Diagnosis], list[Di
         fit = test.fit(product)
         if fit >= 1 - LEFT:
             found.append(_of_setting(case, programs, setting, fit))
-    if not found and not paths:
-        found = _together(case, programs, test, number, tangents)
+    if not paths and all(d.kind in ACCIDENTAL for d in found):
+        found += _together(case, programs, test, number, tangents)
     if not found and not paths:
         paths = _pairs(case, programs, test, made[1:first], number, tangents)
-    telling = paths + [d for d in found if d.kind not in ACCIDENTAL]
-    rest = [d for d in found if d.kind in ACCIDENTAL]
+    # many entries do not agree with a transposed or reversed array by accident
+    accidental = set(ACCIDENTAL)
+    if case.wrong.sum() >= MANY:
+        accidental -= {"transposed", "flipped"}
+    telling = paths + [d for d in found if d.kind not in accidental]
+    rest = [d for d in found if d.kind in accidental]
     for part in (telling, rest):
         part.sort(key=lambda d: ORDER.index(d.kind) if d.kind in ORDER else len(ORDER))
     return telling, rest
@@ -196,9 +201,23 @@ def _edges(
         else:
             groups.append((path, ratio, fit, [e]))
     return [
-        _of_path(case, _best([p for e in members for p in edges[e].places]), ratio, fit)
+        _of_square(case, edges[members[0]].place, fit)
+        if abs(ratio + 1) < 2e-3 and _is_square([edges[e] for e in members])
+        else _of_path(case, _best([p for e in members for p in edges[e].places]), ratio, fit)
         for _, ratio, fit, members in groups
     ]
+
+
+def _is_square(edges: Sequence[Edge]) -> bool:
+    """Whether paths of equal effect enter a product by both of its factors."""
+    products = [p for edge in edges for p in edge.products]
+    return len(products) > len(set(products))
+
+
+def _of_square(case: Case, place: Place, fit: float) -> Diagnosis:
+    """One of two equal paths: the derivative of x·x is 2x."""
+    text = f"in the cotangent of {case.name}, the derivative of {place}, which is a square, "
+    return Diagnosis("factor", text + "is halved: a factor 2 is missing", fit, (case.name,))
 
 
 def _best(places: Sequence[Place]) -> Place:
@@ -259,7 +278,9 @@ def _together(
         for p, option in enumerate(choice.options[1:], 1):
             key = option.kind + option.text.replace("{place}", "")
             by_text.setdefault(key, []).append((c, p))
-    joint = [Setting(choices=tuple(v)) for v in by_text.values() if len({c for c, _ in v}) > 1]
+            by_text.setdefault(f"{key} {choice.place}", []).append((c, p))
+    chosen = dict.fromkeys(tuple(v) for v in by_text.values() if len({c for c, _ in v}) > 1)
+    joint = [Setting(choices=v) for v in chosen]
     if not joint:
         return []
     products = programs.derivatives(joint, number, tangents)

@@ -20,6 +20,8 @@ from jacobians.report.text import number
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
 MAX_BLOCKS = 64
+# a block of more than half of an axis: a value, if any fits, says more
+UNNATURAL = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +60,39 @@ def regions(case: Case, computed: Sequence[tuple[str, Any]] = ()) -> Iterator[Di
         text, weight = _separated(quantity, inside)
         if text:
             found.append((quantity.weight + weight, text))
+    if not found:
+        found.extend(_boxes(case, alive, inside))
     found.sort(key=lambda pair: pair[0])
-    for _, text in found[:1]:
+    what = _what(case)
+    for weight, text in found[:1]:
+        if weight >= UNNATURAL and not what:
+            continue  # nearly everywhere, and wrong in several ways: that is no region
         yield Diagnosis(
             "region",
-            f"the cotangent of {case.name} is wrong only where {text}{_what(case)}; look at how "
+            f"the cotangent of {case.name} is wrong only where {text}{what}; look at how "
             "the rule treats that part (a mask, a tile, a boundary)",
             1.0, (case.name,),
         )  # fmt: skip
+
+
+def _boxes(case: Case, alive: Bools, inside: Bools) -> Iterator[tuple[int, str]]:
+    """A box of indices of the input that holds exactly the wrong entries."""
+    shape = case.input.shape
+    if len(shape) < 2:
+        return
+    box, words = np.ones(len(inside), bool), []
+    for axis, index in enumerate(np.unravel_index(case.columns[alive], shape)):
+        low, high = int(index[inside].min()), int(index[inside].max())
+        box &= (index >= low) & (index <= high)
+        if (low, high) == (0, shape[axis] - 1):
+            continue
+        if high == shape[axis] - 1:
+            text = f"{low} or more" if low < high else f"{low}: the last one"
+        else:
+            text = f"at most {high}" if low == 0 < high else f"from {low} to {high}"
+        words.append(f"its index along axis {axis} is {text if low < high else high}")
+    if len(words) > 1 and np.array_equal(box, inside):
+        yield 8, " and ".join(words)
 
 
 def _quantities(
@@ -153,12 +180,14 @@ def _separated_index(
         first = int(yes.min())
         if first == n - 1:
             return f"{quantity.name} is {first}: the last one", 0
-        return f"{quantity.name} is {first} or more: the last block of {n - first} of {n}", 0
+        text = f"{quantity.name} is {first} or more: the last block of {n - first} of {n}"
+        return text, UNNATURAL if 2 * (n - first) > n else 0
     if yes.max() < no.min():
         last = int(yes.max())
         if last == 0:
             return f"{quantity.name} is 0: the first one", 0
-        return f"{quantity.name} is at most {last}: the first block of {last + 1} of {n}", 0
+        text = f"{quantity.name} is at most {last}: the first block of {last + 1} of {n}"
+        return text, UNNATURAL if 2 * (last + 1) > n else 0
     chosen = np.unique(yes)
     if np.isin(values, chosen).tolist() == inside.tolist():
         for step in range(2, min(n, MAX_BLOCKS)):

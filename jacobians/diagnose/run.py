@@ -93,7 +93,11 @@ def _of_input(
     few = case.wrong.sum() < FEW
     found = [*telling[:PER_INPUT], *blocks.passed_through(case), *([] if few else where)]
     found += [*by_value, *exchanged, *(where if few else [])]
-    return found[:PER_INPUT] or list(blocks.by_row(case)) or [_nothing(case, trouble)]
+    return found[:PER_INPUT] or _last(case) or [_nothing(case, trouble)]
+
+
+def _last(case: Case) -> list[Diagnosis]:
+    return list(blocks.by_row(case)) or list(blocks.by_pattern(case))
 
 
 def _programs(call: Call, oracle: Oracle) -> Programs:

@@ -6,6 +6,7 @@ A table with one line per rule, then what is wrong with each wrong one, then wha
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from jacobians.audit import DECLARED, KINKS, RIGHT, UNCHECKED, WRONG, Audit, CheckedCall, RuleAudit
@@ -127,7 +128,10 @@ def _wrong_lines(rule: RuleAudit, style: Style) -> list[str]:
     """What is wrong with a rule: diagnosis, worst entry, where it was called, the whole check."""
     lines = _line(f"{rule.name} is WRONG", rule, style, "bad")
     failing = rule.failing
-    report = [] if failing is None else check_text(failing.check).splitlines()[1:]
+    check = None if failing is None else failing.check
+    if check is not None and rule.diagnosis is not None:
+        check = replace(check, diagnoses=())  # said above it
+    report = [] if check is None else check_text(check).splitlines()[1:]
     told = " ".join(" ".join(report).split())
     # what the report of the check says in the same words is not said twice
     if rule.diagnosis is not None and rule.diagnosis not in told:
