@@ -128,9 +128,7 @@ def hessian(
     Raises:
         ArgumentError: as `jacobian` does, and when the result is no scalar.
     """
-    options = _Options(
-        _numbers(argnums), _is_integer(argnums), format, has_aux, chunk_size, True
-    )
+    options = _Options(_numbers(argnums), _is_integer(argnums), format, has_aux, chunk_size, True)
     _check(f, options)
 
     def hessian_of_f(*args: Any, **kwargs: Any) -> Any:
@@ -524,7 +522,9 @@ def _assembled(blocks: list[Any], bound: Bound, single: bool) -> Any:
 
 def _numbers(argnums: int | Sequence[int]) -> tuple[int, ...]:
     if isinstance(argnums, (str, float)):
-        raise ArgumentError(f"argnums must be an integer or a sequence of integers, got {argnums!r}")
+        raise ArgumentError(
+            f"argnums must be an integer or a sequence of integers, got {argnums!r}"
+        )
     numbers = (argnums,) if _is_integer(argnums) else tuple(argnums)  # type: ignore[arg-type]
     return tuple(int(n) if _is_integer(n) else n for n in numbers)
 

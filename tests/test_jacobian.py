@@ -111,6 +111,15 @@ CASES = {
     "scan": (recurrent, (values(11, 3),), 0),
     "while": (looped, (values(5),), 0),
     "arrow": (arrow, (values(25),), 0),
+    "polynomial in its coefficients": (jnp.polyval, (values(4), values(3)), (0, 1)),
+    "nothing": (lambda x: (x[:0], x.sum(0)), (values(4, 0),), 0),
+    "the input unchanged": (lambda x, y: (y, x, jnp.float32(1)), (values(3), values(2)), (1, 0)),
+    "half precision band": (lambda x: x[1:] - x[:-1], (values(4).astype(jnp.float16),), 0),
+    "kinks": (
+        lambda x: (jax.nn.relu(x), jnp.abs(x), jnp.clip(x, 0, 1), jnp.max(x), jnp.maximum(x, 0)),
+        (jnp.array([0.0, -0.0, 1.0, -1.0]),),
+        0,
+    ),
     "zero": (lambda x: jnp.zeros(3), (values(4),), 0),
     "fft": (lambda x: jnp.fft.ifft(2 * jnp.fft.fft(x)).real, (values(6),), 0),
     "bfloat16 result": (lambda x: x.astype(jnp.bfloat16) * 2, (values(4),), 0),
@@ -229,6 +238,24 @@ def test_every_function_of_the_derivation_table(name):
     args = tuple(values(*s, seed=k) for k, s in enumerate(shapes))
     numbers = tuple(range(len(args)))
     same(jacobian(f, numbers, format="dense")(*args), jax.jacobian(f, numbers)(*args), 1e-4)
+
+
+def test_a_piece_has_the_precision_of_its_block_whatever_the_default_is():
+    with jax.enable_x64(True):
+        x = values(8)
+        for f in (heat, lambda x: (x[1:] - x[:-1]) ** 2, jnp.sin, jnp.sort):
+            piece = jacobian(f, format="blocks")(x)
+            assert piece.todense().dtype == piece.jvp(x).dtype == jnp.float32
+
+
+def test_one_function_with_and_without_x64_and_with_numpy_argnums():
+    def f(x):
+        return jnp.sin(x) * jnp.arange(5) * 0.5
+
+    for x64 in (False, True, False):
+        with jax.enable_x64(x64):
+            for x in (jnp.ones(5), np.ones(5, np.float32)):
+                same(jacobian(f, np.int64(0))(x).todense(), jax.jacobian(f)(x))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -522,6 +549,8 @@ BAD = [
     (lambda: jacobian(heat, format="csv"), "'csv' is unknown; the formats are 'bcoo'"),
     (lambda: jacobian(3), "expected a function, got 3"),
     (lambda: jacobian(heat, argnums="x"), "argnums must be"),
+    (lambda: jacobian(heat, argnums=1.0), "sequence of integers, got 1.0"),
+    (lambda: jacobian(heat)(jax.ShapeDtypeStruct((5,), jnp.float32)), "has no values to take"),
     (lambda: jacobian(heat, chunk_size=0), "chunk_size must be a positive integer"),
     (lambda: jacobian(heat, argnums=2)(values(3)), "argnums=2 names no argument"),
     (lambda: jacobian(jnp.multiply, (0, -2))(values(3), values(3)), "names an argument twice"),

@@ -97,9 +97,7 @@ def confront(f, args, numbers, tolerance, formats=FORMATS, mapped=True, text="")
     moved = tuple(0.7 * x + 0.1 if k in numbers else x for k, x in enumerate(args))
     stacked = tuple(jnp.stack(pair) for pair in zip(args, moved, strict=True))
     batched = jax.jit(
-        jax.vmap(
-            lambda *args: {n: in_full(jac, n, numbers, args) for n, jac in inside.items()}
-        )
+        jax.vmap(lambda *args: {n: in_full(jac, n, numbers, args) for n, jac in inside.items()})
     )(*stacked)
     for k, point in enumerate((args, moved)):
         expected, finite = both(*point)
@@ -136,7 +134,9 @@ def table_call(row, x64):
 def test_every_function_of_the_table_of_jax(row, x64):
     with jax.enable_x64(x64):
         f, args, numbers = table_call(row, x64)
-        confront(f, args, numbers, 1e-9 if x64 else 1e-4)
+        # what computes in float32 inside, whatever it is given, is as exact as that
+        narrow = row.split()[0] in ("jax.nn:dot_product_attention",)
+        confront(f, args, numbers, 1e-9 if x64 and not narrow else 1e-4)
 
 
 # the functions of the table of `explain` whose explicit Jacobian is too large, at smaller sizes
@@ -171,12 +171,15 @@ def test_every_function_of_the_table_of_explain(name, x64):
         confront(f, args, numbers, 1e-9 if x64 else 2e-4)
 
 
-def random_program(program, **options):
+def random_program(program):
     with jax.enable_x64(True):
         generator = np.random.default_rng(7)
         args = tuple(jnp.asarray(generator.normal(size=s)) for s in program.shapes)
         note(program.describe())
-        confront(program, args, tuple(range(len(args))), 1e-9, text=program.describe(), **options)
+        text = program.describe()
+        # a step through float32 rounds, each order of multiplication in its own way
+        tolerance = 1e-5 if "to_f32" in text else 1e-9
+        confront(program, args, tuple(range(len(args))), tolerance, text=text)
 
 
 @settings(max_examples=3, suppress_health_check=list(HealthCheck), deadline=None, derandomize=True)
