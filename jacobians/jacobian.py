@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from jacobians import formats, program
 from jacobians.arguments import (
     argument_names,
     function_name,
-    named_leaves,
     path_text,
     short_type,
 )
@@ -193,9 +192,8 @@ class Bound:
     @property
     def out_names(self) -> tuple[str, ...]:
         """Names of the result leaves."""
-        count = self.plain.results
-        marked = jax.tree.unflatten(self.out_tree, [0.0] * count)
-        return tuple(leaf.name for leaf in named_leaves("out", marked))
+        marked = jax.tree.unflatten(self.out_tree, [0.0] * self.plain.results)
+        return tuple("out" + path_text(p) for p, _ in jax.tree_util.tree_leaves_with_path(marked))
 
 
 def bind_call(
@@ -525,7 +523,7 @@ def _numbers(argnums: int | Sequence[int]) -> tuple[int, ...]:
         raise ArgumentError(
             f"argnums must be an integer or a sequence of integers, got {argnums!r}"
         )
-    numbers = (argnums,) if _is_integer(argnums) else tuple(argnums)  # type: ignore[arg-type]
+    numbers: tuple[Any, ...] = (argnums,) if _is_integer(argnums) else tuple(cast(Any, argnums))
     return tuple(int(n) if _is_integer(n) else n for n in numbers)
 
 

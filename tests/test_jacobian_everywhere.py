@@ -1,4 +1,4 @@
-"""Every format, eager, under jit and under vmap, has the numbers of JAX: tables and random programs."""
+"""Every format, eager, under jit and vmap, has the numbers of JAX: tables and random programs."""
 
 import jax
 import jax.numpy as jnp
