@@ -141,8 +141,9 @@ def _kept(kept: dict[Any, Any], name: Any, traced: bool, pattern: Pattern) -> An
         with jax.ensure_compile_time_eval():
             kept[name] = jax.jit(lambda: pattern.indices(jnp))()
     else:
+        # kept for later calls, so never a tracer of a program that is being traced around this one
         with jax.ensure_compile_time_eval():
-            kept[name] = jnp.asarray(pattern.indices())
+            kept[name] = jax.device_put(pattern.indices())
     return kept[name]
 
 
