@@ -136,11 +136,14 @@ def _kept(kept: dict[Any, Any], name: Any, traced: bool, pattern: Pattern) -> An
     if traced:
         computed = pattern.grid is not None and pattern.count > MAX_CONSTANT
         return pattern.indices(jnp if computed else np)
-    if pattern.grid is not None:
+    if pattern.grid is not None and pattern.count > MAX_CONSTANT:
+        # a copy to the device costs more than a compilation from so many entries on
         with jax.ensure_compile_time_eval():
             kept[name] = jax.jit(lambda: pattern.indices(jnp))()
     else:
-        kept[name] = jnp.asarray(pattern.indices())
+        # kept for later calls, so never a tracer of a program that is being traced around this one
+        with jax.ensure_compile_time_eval():
+            kept[name] = jax.device_put(pattern.indices())
     return kept[name]
 
 

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from jacobians import formats, program
 from jacobians.arguments import (
     argument_names,
     function_name,
-    named_leaves,
     path_text,
     short_type,
 )
@@ -97,7 +96,7 @@ def value_and_jacobian(
         A function of the arguments of `f` that returns the pair `(f(*args), jacobian)`; with
         `has_aux` the first is the pair that `f` returns.
     """
-    options = _Options(_numbers(argnums), isinstance(argnums, int), format, has_aux, chunk_size)
+    options = _Options(_numbers(argnums), _is_integer(argnums), format, has_aux, chunk_size)
     _check(f, options)
 
     def value_and_jacobian_of_f(*args: Any, **kwargs: Any) -> Any:
@@ -128,9 +127,7 @@ def hessian(
     Raises:
         ArgumentError: as `jacobian` does, and when the result is no scalar.
     """
-    options = _Options(
-        _numbers(argnums), isinstance(argnums, int), format, has_aux, chunk_size, True
-    )
+    options = _Options(_numbers(argnums), _is_integer(argnums), format, has_aux, chunk_size, True)
     _check(f, options)
 
     def hessian_of_f(*args: Any, **kwargs: Any) -> Any:
@@ -195,9 +192,8 @@ class Bound:
     @property
     def out_names(self) -> tuple[str, ...]:
         """Names of the result leaves."""
-        count = self.plain.results
-        marked = jax.tree.unflatten(self.out_tree, [0.0] * count)
-        return tuple(leaf.name for leaf in named_leaves("out", marked))
+        marked = jax.tree.unflatten(self.out_tree, [0.0] * self.plain.results)
+        return tuple("out" + path_text(p) for p, _ in jax.tree_util.tree_leaves_with_path(marked))
 
 
 def bind_call(
@@ -459,6 +455,11 @@ def _apply(
     f: Callable[..., Any], options: _Options, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Any:
     bound = bind_call(f, options.argnums, options.has_aux, args, kwargs)
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in bound.runtime):
+        raise ArgumentError(
+            "an argument is a jax.ShapeDtypeStruct, which has no values to take a Jacobian at; "
+            "pass arrays, or use jacobians.plan to see how it would be computed"
+        )
     plain = bound.plain
     check_types([a.aval for a in plain.program.outputs[: plain.results]], bound.out_names)
     if options.format == "operator":
@@ -518,7 +519,16 @@ def _assembled(blocks: list[Any], bound: Bound, single: bool) -> Any:
 
 
 def _numbers(argnums: int | Sequence[int]) -> tuple[int, ...]:
-    return (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if isinstance(argnums, (str, float)):
+        raise ArgumentError(
+            f"argnums must be an integer or a sequence of integers, got {argnums!r}"
+        )
+    numbers: tuple[Any, ...] = (argnums,) if _is_integer(argnums) else tuple(cast(Any, argnums))
+    return tuple(int(n) if _is_integer(n) else n for n in numbers)
+
+
+def _is_integer(x: Any) -> bool:
+    return isinstance(x, (int, np.integer)) and not isinstance(x, (bool, np.bool_))
 
 
 def _check(f: Callable[..., Any], options: _Options) -> None:
@@ -527,9 +537,9 @@ def _check(f: Callable[..., Any], options: _Options) -> None:
     if options.format not in (*formats.MAKERS, "operator"):
         known = ", ".join(repr(name) for name in (*formats.MAKERS, "operator"))
         raise ArgumentError(f"format={options.format!r} is unknown; the formats are {known}")
-    if not options.argnums or not all(isinstance(n, int) for n in options.argnums):
+    if not options.argnums or not all(map(_is_integer, options.argnums)):
         raise ArgumentError("argnums must be an integer or a sequence of integers")
     if options.chunk_size is not None and (
-        not isinstance(options.chunk_size, int) or options.chunk_size < 1
+        not _is_integer(options.chunk_size) or options.chunk_size < 1
     ):
         raise ArgumentError(f"chunk_size must be a positive integer, got {options.chunk_size!r}")

@@ -166,6 +166,7 @@ class LinearDerivation:
         hoisted: hoisted values by tape number.
         inputs: tape numbers of all runtime inputs.
         values: tape numbers of the plain program's outputs.
+        directions: tape numbers of the directions.
         moving: tape numbers of the nodes' results that depend on the directions.
         notes: sentences about operations that were treated more widely than they are.
     """
@@ -176,6 +177,7 @@ class LinearDerivation:
     hoisted: Mapping[int, Any]
     inputs: tuple[int, ...]
     values: tuple[int, ...]
+    directions: tuple[int, ...]
     moving: frozenset[int]
     notes: tuple[str, ...]
 
@@ -297,6 +299,7 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
         extra,
         tuple(numbers[: linear.runtime]),
         tuple(values),
+        tuple(directions),
         moving,
         tuple(walk.notes),
     )

@@ -81,7 +81,8 @@ class Piece:
 
     def todense(self) -> Any:
         """The block as an array of shape `out_shape + in_shape`."""
-        matrix = jax.vmap(self.times, in_axes=1, out_axes=1)(jnp.eye(self.shape[1]))
+        unit = jnp.eye(self.shape[1], dtype=jax.tree.leaves(self)[0].dtype)
+        matrix = jax.vmap(self.times, in_axes=1, out_axes=1)(unit)
         return matrix.reshape(*self.out_shape, *self.in_shape)
 
     def to_lineax(self) -> Any:

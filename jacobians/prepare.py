@@ -168,7 +168,12 @@ class Prepared:
         wanted = sorted({number for form in closed for number in form.wanted})
         given = {number: runtime[k] for k, number in self.derivation.runtime.items()}
         given.update(self.derivation.hoisted)
-        return trace_tape(self.derivation.tape, given, wanted)
+        tape = self.derivation.tape
+        # an operation linear in a direction may name it as an operand of its derivative, which is
+        # the same wherever it is taken
+        for number in self.derivation.directions:
+            given[number] = jnp.zeros(tape.values[number].shape, tape.values[number].dtype)
+        return trace_tape(tape, given, wanted)
 
     def bytes(self) -> int:
         """Roughly what it keeps in memory."""
