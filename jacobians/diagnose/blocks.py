@@ -290,8 +290,9 @@ def by_pattern(case: Case) -> Iterator[Diagnosis]:
     for axis, steps in enumerate(ahead):
         mine, theirs = steps[rule], steps[there]
         for sign in (1, -1):
-            one_way = (sign * theirs).min(initial=0) >= 0 and (sign * theirs).max(initial=0) > 0
-            other = (sign * mine).max(initial=0) <= 0 and (sign * mine).min(initial=0) < 0
+            up, down = sign * theirs, sign * mine
+            one_way = np.min(up, initial=0) >= 0 and np.max(up, initial=0) > 0
+            other = np.max(down, initial=0) <= 0 and np.min(down, initial=0) < 0
             if one_way and other:
                 text = (
                     f"the cotangent of {x} runs in the wrong direction along axis {axis}: an entry "

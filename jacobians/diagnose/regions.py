@@ -82,7 +82,7 @@ def _boxes(case: Case, alive: Bools, inside: Bools) -> Iterator[tuple[int, str]]
         return
     box, words = np.ones(len(inside), bool), []
     for axis, index in enumerate(np.unravel_index(case.columns[alive], shape)):
-        low, high = int(index[inside].min()), int(index[inside].max())
+        low, high = int(np.min(index[inside])), int(np.max(index[inside]))
         box &= (index >= low) & (index <= high)
         if (low, high) == (0, shape[axis] - 1):
             continue
