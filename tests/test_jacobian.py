@@ -231,8 +231,8 @@ FLOATS = [n for n in TABLE if n != "relu of 10⁸"]
 def test_every_function_of_the_derivation_table(name):
     f, shapes, _ = TABLE[name]
     total = sum(int(np.prod(s)) for s in shapes)
-    if total > 300:
-        pytest.skip("its explicit Jacobian is slow to build")
+    if total > 60 or name == "associative scan":
+        pytest.skip("slow to compile: test_jacobian_everywhere.py has it, in every format")
     args = tuple(values(*s, seed=k) for k, s in enumerate(shapes))
     numbers = tuple(range(len(args)))
     same(jacobian(f, numbers, format="dense")(*args), jax.jacobian(f, numbers)(*args), 1e-4)
