@@ -110,6 +110,12 @@ CASES = {
     "while": (looped, (values(5),), 0),
     "arrow": (arrow, (values(25),), 0),
     "polynomial in its coefficients": (jnp.polyval, (values(4), values(3)), (0, 1)),
+    "product over the last axis": (lambda x: x.prod(-1), (values(2, 3),), 0),
+    "reshape in another order": (
+        lambda x: jnp.sin(jax.lax.reshape(x, (3, 4), (2, 0, 1))) * values(2, 3, 2).reshape(3, 4),
+        (values(2, 3, 2),),
+        0,
+    ),
     "nothing": (lambda x: (x[:0], x.sum(0)), (values(4, 0),), 0),
     "the input unchanged": (lambda x, y: (y, x, jnp.float32(1)), (values(3), values(2)), (1, 0)),
     "half precision band": (lambda x: x[1:] - x[:-1], (values(4).astype(jnp.float16),), 0),

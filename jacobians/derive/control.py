@@ -463,6 +463,21 @@ def _differentiable(walk: "Walk", numbers: Sequence[int]) -> list[int]:
     return [k for k, number in enumerate(numbers) if walk.has_derivative(number)]
 
 
+def reordered(walk: "Walk", equation: Any, operands: list[int]) -> list[int] | None:
+    """`lax.reshape` of axes in another order: a transpose first, which the rules then see."""
+    params = program.parameters(equation)
+    order = params.get("dimensions")
+    if order is None or len(operands) != 1:
+        return None
+
+    def written_out(x: Any) -> tuple[Any, ...]:
+        return (jax.lax.reshape(jax.lax.transpose(x, tuple(order)), params["new_sizes"]),)
+
+    atom = equation.invars[0]
+    given = jax.ShapeDtypeStruct(program.shape_of(atom), program.dtype_of(atom))
+    return walk.run(program.trace(written_out, [given]), operands)
+
+
 Handler = Callable[["Walk", Any, list[int]], list[int] | None]
 
 HANDLERS: dict[str, Handler] = {
@@ -470,4 +485,5 @@ HANDLERS: dict[str, Handler] = {
     "while": while_loop,
     "scan": scan,
     "custom_linear_solve": linear_solve,
+    "reshape": reordered,
 }

@@ -178,6 +178,7 @@ def _move(draw: st.DrawFn, pool: list, first: int) -> Step | None:
     shift = draw(st.integers(-2, 2))
     options: dict[str, Callable[[Any], Any]] = {
         f"transpose{tuple(order)}": lambda x: x.transpose(order),
+        f"flatten in order {tuple(order)}": lambda x: lax.reshape(x, (x.size,), order),
         f"flip({axis})": lambda x: jnp.flip(x, axis),
         f"slice({axis}, {start}:{stop}:{stride})": lambda x: x[tuple(window)],
         f"pad({axis}, {low}, {high}, {interior})": lambda x: lax.pad(
