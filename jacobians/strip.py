@@ -50,11 +50,7 @@ def strip_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def has_custom_rules(inner: Program) -> bool:
     """Whether a custom rule is called anywhere inside a program."""
-    return any(
-        equation.primitive.name in program.CUSTOM_RULES
-        or any(has_custom_rules(p) for p in program.inner_programs(equation))
-        for equation in inner.equations
-    )
+    return program.contains(inner, frozenset(program.CUSTOM_RULES))
 
 
 def kept_rules(inner: Program) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from jacobians.audit import DECLARED, KINKS, RIGHT, UNCHECKED, WRONG, Audit, CheckedCall, RuleAudit
-from jacobians.report.check_text import check_text, worst_text
+from jacobians.report.check_text import check_text, worst_dict, worst_text
 from jacobians.report.text import LABEL, WIDTH, Style, plain, wrap
 
 HEADS = ("rule", "defined at", "operands", "calls", "checked", "verdict")
@@ -234,16 +234,7 @@ def _rule_dict(rule: RuleAudit) -> dict[str, Any]:
         "right": rule.ok,
         "diagnosis": rule.diagnosis,
         "declared": rule.declared,
-        "worst": None
-        if worst is None
-        else {
-            "output": worst.output,
-            "input": worst.input,
-            "output_index": list(worst.output_index),
-            "input_index": list(worst.input_index),
-            "expected": worst.expected,
-            "actual": worst.actual,
-        },
+        "worst": None if worst is None else worst_dict(worst),
         "checked": [
             {
                 "numbers": list(call.numbers),

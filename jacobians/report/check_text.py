@@ -155,7 +155,7 @@ def check_dict(check: VJPCheck) -> dict[str, Any]:
                 for d in check.diagnoses
             ],
             "blocks": [_block_dict(b) for b in check.blocks],
-            "worst": None if check.worst is None else _worst_dict(check.worst),
+            "worst": None if check.worst is None else worst_dict(check.worst),
             "notes": list(check.notes),
         }
     )
@@ -180,11 +180,12 @@ def _block_dict(block: BlockCheck) -> dict[str, Any]:
         "tolerance_source": block.tolerance_source,
         "precision": block.precision,
         "picture": list(block.picture),
-        "worst": None if block.worst is None else _worst_dict(block.worst),
+        "worst": None if block.worst is None else worst_dict(block.worst),
     }
 
 
-def _worst_dict(worst: WorstEntry) -> dict[str, Any]:
+def worst_dict(worst: WorstEntry) -> dict[str, Any]:
+    """The worst entry as JSON-ready values."""
     return {
         "output": worst.output,
         "input": worst.input,
