@@ -3,7 +3,8 @@
 A coefficient is a product of arrays that the program computes anyway. Along the grid of a term its
 factors are slices, so the values are a broadcast product; where conditions cut the grid, or an
 index is more than a slice, they are looked up by indices found once. Values that fall on the same
-entry are summed, by one gather each.
+entry are summed: a few by one gather each, many by one scatter. What no input changes is computed
+beforehand.
 
     >>> form = closed_form(terms, out_shape, in_shape, tape)
     >>> form.values(arrays, dtype)         # one number per entry, in the pattern's order
@@ -38,7 +39,7 @@ from jacobians.pattern import (
 
 Integers = NDArray[Any]
 
-# values that may fall on one entry
+# values that fall on one entry by one gather each; more are scattered
 MAX_ROUNDS = 6
 # index vectors per entry beyond which a closed form is no gain
 MAX_REPEATS = 4
@@ -87,18 +88,23 @@ class Closed:
 
     Attributes:
         pattern: the entries.
-        pieces: the terms.
+        pieces: the terms that inputs change.
         rounds: numbers of the tables that pick, for every entry, a value to add; empty where the
             only piece is in the pattern's order.
-        tables: index arrays.
+        tables: index arrays, and values that no input changes.
         work: values computed and moved, a measure of cost.
+        fixed: number of the table of values that no input changes: picked from like the pieces'
+            values, which they follow; with `scattered`, what the entries start from.
+        scattered: number of the table with the entry of every value, where they are scattered.
     """
 
     pattern: Pattern
     pieces: tuple[Piece, ...]
     rounds: tuple[int, ...]
-    tables: tuple[Integers, ...]
+    tables: tuple[NDArray[Any], ...]
     work: float
+    fixed: int | None = None
+    scattered: int | None = None
 
     @property
     def wanted(self) -> tuple[int, ...]:
@@ -118,18 +124,24 @@ class Closed:
             xp: `jax.numpy`, or `numpy` for values that are known.
         """
         made = [_piece_values(piece, arrays, tables, dtype, xp) for piece in self.pieces]
+        if self.scattered is not None:
+            assert self.fixed is not None
+            start = xp.asarray(tables[self.fixed])
+            return _added(start, tables[self.scattered], _joined(made, xp))
+        if self.fixed is not None:
+            made.append(xp.asarray(tables[self.fixed]))
         if not self.rounds:
             return made[0]
-        joined = made[0] if len(made) == 1 else xp.concatenate(made)
-        if len(self.rounds) > 1:
-            joined = xp.concatenate([joined, xp.zeros(1, dtype)])
+        joined = _joined(made, xp)
         total = _picked(joined, tables[self.rounds[0]])
         for number in self.rounds[1:]:
             total = total + _picked(joined, tables[number])
         return total
 
 
-def closed_form(terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape) -> Closed | None:
+def closed_form(
+    terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape, dtype: Any
+) -> Closed | None:
     """The closed form of a block, or None when a coefficient has none or it would be no gain.
 
     Args:
@@ -137,27 +149,48 @@ def closed_form(terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape) -> 
         out_shape: shape of the output.
         in_shape: shape of the input.
         tape: what their coefficients refer to.
+        dtype: dtype of the entries.
     """
     if not terms or not all(_has_form(t, tape) for t in terms):
         return None
     visits = sum(entries.grid_size(t) for t in terms)
     if visits > min(MAX_ENTRIES, MAX_REPEATS * prod(out_shape) * prod(in_shape)):
         return None
-    tables: list[Integers] = []
-    pieces, keys = [], []
+    tables: list[NDArray[Any]] = []
     grids = [grid_of(t, out_shape, in_shape) for t in terms]
-    trivial = len(terms) == 1 and grids[0] is not None and grids[0].ordered
-    for term, grid in zip(terms, grids, strict=True):
-        found: entries.Points | None = None
-        if not trivial:
-            positions, found = term_keys(term, out_shape, in_shape, grid)
-            keys.append(positions)
-        pieces.append(_piece(term, grid, found, tape, tables))
-    if trivial:
+    if len(terms) == 1 and grids[0] is not None and grids[0].ordered:
+        piece = _piece(terms[0], grids[0], None, tape, tables)
         pattern = block_pattern(terms, out_shape, in_shape)
-        if pattern.count != pieces[0].count:
+        if pattern.count != piece.count:
             return None
-        return Closed(pattern, tuple(pieces), (), tuple(tables), _work(pieces, 0, 0))
+        return Closed(pattern, (piece,), (), tuple(tables), _work([piece], 0, 0))
+    pieces, keys, known = [], [], []
+    for term, grid in zip(terms, grids, strict=True):
+        positions, found = term_keys(term, out_shape, in_shape, grid)
+        values = _fixed_values(term, grid, found, tape, dtype)
+        if values is None:
+            pieces.append(_piece(term, grid, found, tape, tables))
+        keys.append(positions)
+        known.append(values)
+    if not pieces:
+        # nothing that an input changes: computed once, like any other constant block
+        known = [None] * len(terms)
+        pieces = [
+            _piece(t, g, None if g is not None else entries.points(t), tape, tables)
+            for t, g in zip(terms, grids, strict=True)
+        ]
+    return _assembled(pieces, keys, known, tables, (out_shape, in_shape), dtype)
+
+
+def _assembled(
+    pieces: list[Piece],
+    keys: list[Integers],
+    known: list[NDArray[Any] | None],
+    tables: list[NDArray[Any]],
+    shapes: tuple[Shape, Shape],
+    dtype: Any,
+) -> Closed | None:
+    """The form from its terms' positions and, where no input changes them, their values."""
     joined = np.concatenate(keys)
     order = np.argsort(joined, kind="stable")
     ordered = joined[order]
@@ -165,26 +198,62 @@ def closed_form(terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape) -> 
     starts = np.flatnonzero(first)
     lengths = np.diff(np.append(starts, len(ordered)))
     deepest = int(np.max(lengths, initial=0))
-    if deepest > MAX_ROUNDS or len(ordered) > MAX_REPEATS * len(starts):
+    if len(ordered) > MAX_REPEATS * len(starts):
         return None
-    pattern = Pattern(out_shape, in_shape, None, ordered[first])
+    pattern = Pattern(*shapes, None, ordered[first])
+    if deepest == 1 and len(keys) == 1 and bool((order[1:] > order[:-1]).all()):
+        return Closed(pattern, tuple(pieces), (), tuple(tables), _work(pieces, 0, 0))
+    # where every value lies among those that are computed, the known ones after them
+    moving = np.concatenate([np.full(len(k), v is None) for k, v in zip(keys, known, strict=True)])
+    values = np.concatenate([np.zeros(0, dtype), *(v for v in known if v is not None)])
+    if deepest > MAX_ROUNDS:
+        entry = np.empty(len(joined), index_dtype(len(starts)))
+        entry[order] = np.repeat(np.arange(len(starts)), lengths)
+        start = np.zeros(len(starts), dtype)
+        np.add.at(start, entry[~moving], values)
+        tables.extend((start, entry[moving]))
+        work = _work(pieces, len(starts), 1) + 2.0 * len(joined)
+        count = len(tables)
+        return Closed(pattern, tuple(pieces), (), tuple(tables), work, count - 2, count - 1)
+    zero = np.zeros(int(deepest > 1), dtype)
+    different, number = np.unique(np.append(values, zero), return_inverse=True)
+    place = np.empty(len(joined), np.int64)
+    place[moving] = np.arange(int(moving.sum()))
+    place[~moving] = moving.sum() + number[: len(values)]
+    nothing = int(moving.sum()) + (int(number[-1]) if deepest > 1 else 0)
     rounds = []
-    nothing = len(ordered)
-    dtype = index_dtype(nothing + 1)
     for k in range(deepest):
-        pick = np.full(len(starts), nothing, dtype=dtype)
+        pick = np.full(len(starts), nothing, index_dtype(len(joined) + 1))
         has = lengths > k
-        pick[has] = order[starts[has] + k]
+        pick[has] = place[order[starts[has] + k]]
         rounds.append(len(tables))
         tables.append(pick)
-    if deepest == 1 and len(pieces) == 1 and bool((order[1:] > order[:-1]).all()):
-        rounds, tables = [], tables[:-1]
+    fixed = None
+    if len(different):
+        fixed = len(tables)
+        tables.append(different.astype(dtype))
     work = _work(pieces, len(starts), len(rounds))
-    return Closed(pattern, tuple(pieces), tuple(rounds), tuple(tables), work)
+    return Closed(pattern, tuple(pieces), tuple(rounds), tuple(tables), work, fixed)
+
+
+def _fixed_values(
+    term: Term, grid: Grid | None, found: entries.Points | None, tape: Tape, dtype: Any
+) -> NDArray[Any] | None:
+    """The values of a term that no input changes, or None."""
+    if term.coefficient.depends:
+        return None
+    numbers = {f.value for p in term.coefficient.products or () for f in p.factors}
+    arrays = {k: tape.known(k) for k in numbers}
+    if any(a is None for a in arrays.values()):
+        return None
+    tables: list[NDArray[Any]] = []
+    piece = _piece(term, grid, found, tape, tables)
+    with np.errstate(all="ignore"):
+        return np.asarray(_piece_values(piece, arrays, tuple(tables), dtype, np))
 
 
 def outer_form(
-    terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape
+    terms: Terms, out_shape: Shape, in_shape: Shape, tape: Tape, dtype: Any
 ) -> tuple[Closed, Closed] | None:
     """The two factors of a block that is an outer product, or None.
 
@@ -196,6 +265,7 @@ def outer_form(
         out_shape: shape of the output.
         in_shape: shape of the input.
         tape: what their coefficients refer to.
+        dtype: dtype of the entries.
     """
     if len(terms) != 1 or not _has_form(terms[0], tape):
         return None
@@ -214,7 +284,7 @@ def outer_form(
             sides.append((axes, names))
         if len(sides) < 2 or sides[0][1] & sides[1][1]:
             continue
-        made = _factors(term, products[0], index, shape, sides, tape)
+        made = _factors(term, products[0], index, shape, sides, tape, dtype)
         if made is not None:
             return made
     return None
@@ -227,6 +297,7 @@ def _factors(
     shape: Shape,
     sides: list[tuple[slice, set[int]]],
     tape: Tape,
+    dtype: Any,
 ) -> tuple[Closed, Closed] | None:
     owned: tuple[list[Factor], list[Factor]] = ([], [])
     for f in product.factors:
@@ -242,7 +313,8 @@ def _factors(
             (coefficients.Product(scale, tuple(owned[k])),), term.coefficient.depends
         )
         sizes = {v: term.sizes[v] for v in names}
-        form = closed_form((Term(sizes, index[axes], (), coefficient),), shape[axes], (), tape)
+        alone = Term(sizes, index[axes], (), coefficient)
+        form = closed_form((alone,), shape[axes], (), tape, dtype)
         if form is None or not form.pattern.full:
             return None
         made.append(form)
@@ -271,7 +343,7 @@ def _piece(
     grid: Grid | None,
     found: entries.Points | None,
     tape: Tape,
-    tables: list[Integers],
+    tables: list[NDArray[Any]],
 ) -> Piece:
     if grid is None and found is None:
         found = entries.points(term)
@@ -288,7 +360,7 @@ def _part(
     grid: Grid | None,
     found: entries.Points | None,
     tape: Tape,
-    tables: list[Integers],
+    tables: list[NDArray[Any]],
 ) -> Part:
     value = tape.values[factor.value]
     selects = value.function is not None and value.function.name.startswith("select")
@@ -365,6 +437,19 @@ def _along(part: Part, piece: Piece, array: Any, tables: tuple[Any, ...], xp: An
     array = xp.transpose(array, order)
     shape = [piece.sizes[k] if k in part.axes else 1 for k in range(len(piece.sizes))]
     return array.reshape(shape)
+
+
+def _joined(parts: list[Any], xp: Any) -> Any:
+    return parts[0] if len(parts) == 1 else xp.concatenate(parts)
+
+
+def _added(start: Any, table: Any, values: Any) -> Any:
+    """`start` with every value added at its place."""
+    if isinstance(start, np.ndarray):
+        result = start.copy()
+        np.add.at(result, table, values)
+        return result
+    return start.at[table].add(values, mode="promise_in_bounds")
 
 
 def _picked(array: Any, table: Any) -> Any:

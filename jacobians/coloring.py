@@ -30,9 +30,9 @@ Integers = NDArray[Any]
 
 # work limits, in visited entries
 SEARCH_WORK = 1 << 24
-GREEDY_WORK = 1 << 25
+GREEDY_WORK = 1 << 27
 SAMPLE_ROWS = 48
-EXHAUSTIVE = 4096
+EXHAUSTIVE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,8 @@ class Coloring:
     Attributes:
         colors: int32, one per column; −1 for columns without entries.
         count: the number of colours.
-        lower_bound: no colouring of this kind has fewer: the largest number of entries in a row.
+        lower_bound: no colouring of this kind has fewer; the largest number of entries in a row,
+            or more where that many columns do not fit beside each other.
         method: how it was found.
     """
 
@@ -100,17 +101,61 @@ def color_columns(
     """
     m, n = shape
     counts = np.bincount(rows, minlength=m)
-    lower = int(np.max(counts, initial=0))
+    lower = lower_bound(rows, columns, shape)
     colors = np.full(n, -1, dtype=np.int32)
     used = np.flatnonzero(np.bincount(columns, minlength=n))
     if lower <= 1 or len(used) == lower:
         colors[used] = 0 if lower <= 1 else np.arange(len(used))
         return Coloring(colors, min(lower, len(used)), lower, "one per column" if lower > 1 else "")
     found = _lattice(rows, columns, counts, shape, tuple(grid or (n,)), lower)
-    if found is not None and found.count == lower:
+    if found is not None and found.count <= lower + max(1, lower // 5):
+        # a greedy search seldom gains the last one, and takes long
         return found
     best = _greedy_best(_Graph.of(rows, columns, shape), lower, found.count if found else None)
     return best if best is not None else _checked(found)
+
+
+def lower_bound(rows: Integers, columns: Integers, shape: tuple[int, int]) -> int:
+    """Colours that the columns of a pattern need at least.
+
+    As many as a row has entries; and columns of one colour have no row in common, so that only so
+    many fit into the rows there are.
+
+    Args:
+        rows: row of every entry.
+        columns: column of every entry.
+        shape: number of rows and of columns.
+    """
+    by_row, by_column = np.bincount(rows, minlength=1), np.bincount(columns, minlength=1)
+    filled = by_column[by_column > 0]
+    if not len(filled):
+        return 0
+    together = int((by_row > 0).sum()) // int(np.min(filled))
+    return max(int(np.max(by_row)), -(-len(filled) // together))
+
+
+def symmetric_lower_bound(rows: Integers, columns: Integers, size: int) -> int:
+    """Colours that a symmetric pattern needs at least when entries are read directly.
+
+    Such a colouring is a star colouring where the diagonal is full: between two classes of sizes a
+    and b there are no cycles, so at most a + b − 1 edges.
+
+    Args:
+        rows: row of every entry; the pattern must be symmetric.
+        columns: column of every entry.
+        size: number of rows and of columns.
+    """
+    off = rows != columns
+    diagonal = np.zeros(size, dtype=bool)
+    diagonal[rows[~off]] = True
+    met = np.zeros(size, dtype=bool)
+    met[rows[off]] = True
+    if not len(rows) or not met.any() or not diagonal[met].all():
+        return min(len(rows), 1)
+    edges, vertices, colors = int(off.sum()) // 2, int(met.sum()), 2
+    while (colors - 1) * vertices - colors * (colors - 1) // 2 < edges:
+        colors += 1
+    return colors
 
 
 def color_symmetric(
@@ -128,8 +173,7 @@ def color_symmetric(
         grid: as in `color_columns`.
 
     Returns:
-        The colouring. Its `lower_bound` is 2 where an entry lies off the diagonal, else 1: for
-        star colourings no better bound is cheap.
+        The colouring. Its `lower_bound` is that of `symmetric_lower_bound`.
 
     Source: Coleman and Moré, *Estimation of sparse Hessian matrices*, Math. Program. 28 (1984);
     Gebremedhin, Tarafdar, Manne and Pothen, *New acyclic and star coloring algorithms*, SIAM J.
@@ -137,13 +181,22 @@ def color_symmetric(
     """
     off = rows != columns
     if not off.any():
-        plain = color_columns(rows, columns, (size, size))
-        return plain
+        return color_columns(rows, columns, (size, size))
+    lower = symmetric_lower_bound(rows, columns, size)
     plain = color_columns(rows, columns, (size, size), grid)
+    if plain.count <= lower:
+        return Coloring(plain.colors, plain.count, lower, plain.method)
     options = [plain]
     counts = np.bincount(rows, minlength=size)
     lattice = _lattice(
-        rows, columns, counts, (size, size), tuple(grid or (size,)), 2, plain.count - 1, True
+        rows,
+        columns,
+        counts,
+        (size, size),
+        tuple(grid or (size,)),
+        max(lower, 1),
+        plain.count - 1,
+        True,
     )
     if lattice is not None:
         options.append(lattice)
@@ -151,7 +204,7 @@ def color_symmetric(
     if star is not None:
         options.append(star)
     best = min(options, key=lambda c: c.count)
-    return Coloring(best.colors, best.count, 2, best.method)
+    return Coloring(best.colors, best.count, lower, best.method)
 
 
 def symmetric_sources(
@@ -203,7 +256,7 @@ def _lattice(
     if symmetric:
         # where an entry is read depends on two rows: no short cut by single rows
         sample.chosen = sample.chosen[:0]
-    top = upper if upper is not None else lower + max(4, lower // 2)
+    top = upper if upper is not None else lower + max(4, min(lower, 16))
     work = SEARCH_WORK
     for p in range(lower, min(top, n) + 1):
         for weights in _forms(p, *sample.digits(), len(axes), symmetric):
@@ -288,7 +341,8 @@ def _forms(
             for axis in order:
                 forms[k, axis] = weight % p
                 weight = weight * int(extents[axis]) % p
-        yield forms
+        # between equals, one that leaves axes out: colours then repeat from block to block
+        yield forms[np.argsort(np.count_nonzero(forms, axis=1), kind="stable")]
     if p**axes <= (EXHAUSTIVE if not symmetric else 64):
         everything = np.indices((p,) * axes).reshape(axes, -1).T[1:]
         # a multiple of a form by a unit separates the same columns

@@ -74,10 +74,11 @@ def jacobian(
 
     Source: `jax.jacobian`; Griewank and Walther, *Evaluating Derivatives*, chapters 7 and 8.
     """
-    compute = value_and_jacobian(f, argnums, format, has_aux, chunk_size)
+    options = _Options(_numbers(argnums), _is_integer(argnums), format, has_aux, chunk_size)
+    _check(f, options)
 
     def jacobian_of_f(*args: Any, **kwargs: Any) -> Any:
-        value, result = compute(*args, **kwargs)
+        value, result = _apply(f, options, args, kwargs, values_too=has_aux)
         return (result, value[1]) if has_aux else result
 
     return jacobian_of_f
@@ -100,7 +101,7 @@ def value_and_jacobian(
     _check(f, options)
 
     def value_and_jacobian_of_f(*args: Any, **kwargs: Any) -> Any:
-        return _apply(f, options, args, kwargs)
+        return _apply(f, options, args, kwargs, values_too=True)
 
     return value_and_jacobian_of_f
 
@@ -131,7 +132,8 @@ def hessian(
     _check(f, options)
 
     def hessian_of_f(*args: Any, **kwargs: Any) -> Any:
-        value, result = _apply(gradient(f, argnums, has_aux), options, args, kwargs)
+        inner = gradient(f, argnums, has_aux)
+        value, result = _apply(inner, options, args, kwargs, values_too=has_aux)
         return (result, value[1]) if has_aux else result
 
     return hessian_of_f
@@ -434,7 +436,7 @@ def entry_for(
     entry = _cache.get(key)
     if entry is None:
         prepared = prepare(plain, chunk_size, symmetric, factors, linears)
-        entry = Entry(prepared, jax.jit(prepared.evaluate))
+        entry = Entry(prepared, jax.jit(prepared.evaluate, static_argnums=2))
         if prepared.cacheable:
             _cache.put(key, entry)
     return entry
@@ -452,8 +454,13 @@ def _constants(inner: Program) -> tuple[Any, ...]:
 
 
 def _apply(
-    f: Callable[..., Any], options: _Options, args: Sequence[Any], kwargs: dict[str, Any]
+    f: Callable[..., Any],
+    options: _Options,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    values_too: bool,
 ) -> Any:
+    """The value of a call, or None unless wanted, and its Jacobian."""
     bound = bind_call(f, options.argnums, options.has_aux, args, kwargs)
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in bound.runtime):
         raise ArgumentError(
@@ -465,14 +472,16 @@ def _apply(
     if options.format == "operator":
         values, result = _operator(bound, options)
     else:
-        values, result = _entries(bound, options)
+        values, result = _entries(bound, options, values_too)
+    if not values_too:
+        return None, result
     outs = jax.tree.unflatten(bound.out_tree, values[: plain.results])
     if options.has_aux:
         return (outs, jax.tree.unflatten(bound.aux_tree, values[plain.results :])), result
     return outs, result
 
 
-def _entries(bound: Bound, options: _Options) -> tuple[Any, Any]:
+def _entries(bound: Bound, options: _Options, values_too: bool) -> tuple[Any, Any]:
     traced = any(isinstance(x, jax.core.Tracer) for x in bound.runtime)
     if options.format == "scipy" and traced:
         raise ArgumentError(
@@ -483,7 +492,7 @@ def _entries(bound: Bound, options: _Options) -> tuple[Any, Any]:
     entry = entry_for(bound, options.chunk_size, options.symmetric, factors)
     # in a traced program the tables are constants, which its compiler can make use of
     evaluate = entry.prepared.evaluate if traced else entry.compiled
-    values, data = evaluate(bound.runtime, entry.prepared.tables)
+    values, data = evaluate(bound.runtime, entry.prepared.tables, values_too)
     make = partial(formats.MAKERS[options.format], entry.prepared, entry.kept, traced)
     blocks = [make(k, d) for k, d in enumerate(data)]
     return values, _assembled(blocks, bound, options.single)

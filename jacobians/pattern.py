@@ -236,14 +236,20 @@ def too_many(count: int) -> ArgumentError:
 def column_grid(terms: Sequence[Term], shape: Shape) -> tuple[int, ...]:
     """Sizes of the grid that an array's positions form for its terms: its axes, split further.
 
-    An axis that terms index by `3·i + j` is a grid of rows of three.
+    An axis that terms index by `3·i + j` is a grid of rows of three; where `i` has four values and
+    other terms start at 12, there are grids of four such rows.
     """
     sizes: list[int] = []
     for axis, n in enumerate(shape):
-        steps = sorted({abs(c) for t in terms for _, c in t.inp[axis].terms if 1 < abs(c) < n})
+        steps: set[int] = set()
+        for t in terms:
+            by_step = sorted((abs(c), t.sizes[v]) for v, c in t.inp[axis].terms)
+            steps.update(c for c, _ in by_step)
+            # what the slowest variable runs through is the step of one that terms are apart by
+            steps.update(c * size for c, size in by_step[-1:])
         chain = [1]
-        for step in steps:
-            if step % chain[-1] == 0 and n % step == 0:
+        for step in sorted(steps):
+            if 1 < step < n and step % chain[-1] == 0 and n % step == 0:
                 chain.append(step)
         chain.append(n)
         parts = [high // low for low, high in itertools.pairwise(chain)]

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jacobians.arguments import Call, Leaf, function_name
+from jacobians.coloring import lower_bound, symmetric_lower_bound
 from jacobians.derive.call import CallDerivation
 from jacobians.derive.walk import Derivation
 from jacobians.formula import formulas
@@ -81,7 +82,9 @@ class Plan:
         jvps: how many JVPs `jax.jacfwd` needs.
         vjps: how many VJPs `jax.jacrev` needs.
         notes: sentences for the reader.
-        fullest: entries of the fullest row, or of the fullest column where that is less.
+        lower_bound: how many JVPs, or VJPs, compression by one kind takes at least; for a
+            Hessian, how many with its symmetry used.
+        symmetric: whether the symmetry of a Hessian is used.
     """
 
     function: str
@@ -91,17 +94,13 @@ class Plan:
     jvps: int
     vjps: int
     notes: tuple[str, ...]
-    fullest: int
+    lower_bound: int
+    symmetric: bool
 
     @property
     def colors(self) -> int:
         """How many JVPs and VJPs are computed in all."""
         return sum(sweep.colors for sweep in self.sweeps)
-
-    @property
-    def lower_bound(self) -> int:
-        """How many JVPs, or VJPs, compression alone needs at least: the entries of a full row."""
-        return self.fullest
 
     def __str__(self) -> str:
         lines = [f"{self.function}: {self.signature}", self.summary]
@@ -124,7 +123,8 @@ class Plan:
             for sweep in self.sweeps
         ]
         instead = f"instead of {self.jvps} JVPs or {self.vjps} VJPs"
-        least = f"; compression alone needs {self.lower_bound} at least" if not parts else ""
+        kind = "using the symmetry" if self.symmetric else "by JVPs or by VJPs alone"
+        least = f"; compression {kind} takes {self.lower_bound} at least" if not parts else ""
         return f"{' and '.join(parts) or 'no JVP'} {instead}{least}"
 
 
@@ -235,19 +235,23 @@ def _described(prepared: Prepared, bound: Bound, out_names: Sequence[str], funct
     )
     jvps, vjps = sum(leaf.size for leaf in ins), sum(leaf.size for leaf in outs)
     notes = (*bound.notes, *prepared.notes)
-    return Plan(function, signature, tuple(blocks), sweeps, jvps, vjps, notes, _fullest(prepared))
+    return Plan(
+        function, signature, tuple(blocks), sweeps, jvps, vjps, notes, _bound(prepared),
+        prepared.symmetric,
+    )  # fmt: skip
 
 
-def _fullest(prepared: Prepared) -> int:
-    """Entries of the fullest row or column of the whole matrix, whichever is less."""
-    rows = [np.zeros(prod(t.shape), np.int64) for t in prepared.out_types]
-    columns = [np.zeros(prod(t.shape), np.int64) for t in prepared.in_types]
-    for b in prepared.blocks:
-        rows[b.output] += np.bincount(b.pattern.rows, minlength=len(rows[b.output]))
-        columns[b.input] += np.bincount(b.pattern.columns, minlength=len(columns[b.input]))
-    by_row = max((int(np.max(r, initial=0)) for r in rows), default=0)
-    by_column = max((int(np.max(c, initial=0)) for c in columns), default=0)
-    return min(by_row, by_column)
+def _bound(prepared: Prepared) -> int:
+    """Colours that the whole matrix needs at least."""
+    ends = [prod(t.shape) for t in prepared.out_types], [prod(t.shape) for t in prepared.in_types]
+    starts = [np.concatenate([[0], np.cumsum(sizes)]) for sizes in ends]
+    rows = np.concatenate([b.pattern.rows + starts[0][b.output] for b in prepared.blocks])
+    columns = np.concatenate([b.pattern.columns + starts[1][b.input] for b in prepared.blocks])
+    m, n = (int(s[-1]) for s in starts)
+    mirrored = np.array_equal(np.sort(rows * n + columns), np.sort(columns * n + rows))
+    if prepared.symmetric and mirrored:
+        return symmetric_lower_bound(rows, columns, n)
+    return min(lower_bound(rows, columns, (m, n)), lower_bound(columns, rows, (n, m)))
 
 
 def _as_call(prepared: Prepared, ins: Sequence[Leaf], outs: Sequence[Leaf]) -> CallDerivation:

@@ -103,22 +103,28 @@ class Prepared:
         """One of the linear programs."""
         return next(linear for linear in self.linears if linear is not None)
 
-    def evaluate(self, runtime: Sequence[Any], tables: "Tables") -> tuple[list[Any], list[Any]]:
+    def evaluate(
+        self, runtime: Sequence[Any], tables: "Tables", values_too: bool = True
+    ) -> tuple[list[Any], list[Any]]:
         """Values and Jacobian entries at a point.
 
         Args:
             runtime: values of the plain program's constants and leaves.
             tables: `self.tables`.
+            values_too: whether the values are wanted.
 
         Returns:
-            The plain program's outputs, and one flat array of entries per block.
+            The plain program's outputs, none unless wanted, and one flat array of entries per
+            block.
         """
         made: list[Any] = []
         reads: dict[int, list[tuple[Any, Any]]] = {}
         wanted_blocks = [k for k, b in enumerate(self.blocks) if b.way not in ONCE]
         swept = [k for k in wanted_blocks if self.blocks[k].way != "closed form"]
-        maps = [None if linear is None else linear.at(runtime) for linear in self.linears]
-        values = next(m for m in maps if m is not None)[0]
+        maps: list[Any] = [None, None]
+        if values_too or self.sweeps:
+            maps = [None if linear is None else linear.at(runtime) for linear in self.linears]
+        values = next(m for m in maps if m is not None)[0] if values_too else []
         for sweep, own in zip(self.sweeps, tables.sweeps, strict=True):
             found = maps[int(sweep.sweep.transposed)]
             assert found is not None
@@ -208,6 +214,7 @@ def prepare(
     symmetric: bool = False,
     factors: bool = False,
     linears: tuple[Linear | None, Linear | None] | None = None,
+    closed: bool = True,
 ) -> Prepared:
     """Derives, plans and colours.
 
@@ -217,6 +224,7 @@ def prepare(
         symmetric: whether the function is a gradient, with equal inputs and outputs.
         factors: whether outer products are wanted as their two factors.
         linears: the function's linear programs, where they have been traced already.
+        closed: whether closed forms may be used.
 
     Returns:
         What `Prepared.evaluate` needs.
@@ -245,7 +253,7 @@ def prepare(
     if symmetric and custom:
         notes.append("custom derivative rules: the Hessian is not assumed to be symmetric")
         symmetric = False
-    builder = _Builder(plain, push, pull, derivation, linear, symmetric, factors)
+    builder = _Builder(plain, push, pull, derivation, linear, symmetric, factors, closed)
     blocks = builder.blocks()
     swept = [b for b in blocks if b.way == ""]
     sweeps = builder.sweeps(swept)
@@ -325,8 +333,9 @@ class _Builder:
         linear: bool,
         symmetric: bool,
         factors: bool = False,
+        closed: bool = True,
     ) -> None:
-        self.factors = factors
+        self.factors, self.closed = factors, closed
         self.plain, self.push, self.pull = plain, push, pull
         self.derivation, self.linear, self.symmetric = derivation, linear, symmetric
         first = len(plain.program.constants)
@@ -362,6 +371,7 @@ class _Builder:
 
     def _block(self, o: int, i: int) -> BlockPlan:
         out_shape, in_shape = tuple(self.out_types[o].shape), tuple(self.in_types[i].shape)
+        tape, dtype = self.derivation.tape, self.in_types[i].dtype
         terms = self.derivation.terms.get((o, i), ())
         if not self.linear:
             terms = (wide(out_shape, in_shape),) if prod(out_shape) * prod(in_shape) else ()
@@ -369,19 +379,19 @@ class _Builder:
             empty = Pattern(out_shape, in_shape, None, np.zeros(0, np.int64))
             return BlockPlan(o, i, "zero", (), empty, None, {})
         if self.factors and self.linear:
-            outer = outer_form(terms, out_shape, in_shape, self.derivation.tape)
+            outer = outer_form(terms, out_shape, in_shape, tape, dtype)
             if outer is not None:
                 pattern = block_pattern(terms, out_shape, in_shape)
                 cost = {"closed form": outer[0].work + outer[1].work}
                 return BlockPlan(o, i, "closed form", terms, pattern, None, cost, outer)
-        form = closed_form(terms, out_shape, in_shape, self.derivation.tape)
-        form = form if self.linear else None
+        form = closed_form(terms, out_shape, in_shape, tape, dtype)
+        form = form if self.linear and self.closed else None
         pattern = form.pattern if form is not None else block_pattern(terms, out_shape, in_shape)
         colors = self._least_colors(pattern)
         cost = {"sweep": colors * self.direction_cost + 2.0 * pattern.count}
         if form is not None:
             cost["closed form"] = form.work
-        constant = self.linear and all(not t.coefficient.depends for t in terms)
+        constant = self.linear and self.closed and all(not t.coefficient.depends for t in terms)
         if constant and pattern.count <= MAX_CONSTANT:
             return BlockPlan(o, i, "constant", terms, pattern, form, cost)
         if form is not None and form.work <= cost["sweep"]:

@@ -38,6 +38,8 @@ TRANSPARENT = {
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
 
+PLAIN_CALLS = {"jit", "pjit", "closed_call", "core_call", "call"}
+
 CUSTOM_RULES = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 
 
@@ -297,6 +299,42 @@ def run_equations(equations: Sequence[Equation], environment: dict[Any, Any]) ->
     for equation in equations:
         results = evaluate(equation, [read(atom, environment) for atom in equation.invars])
         environment.update(zip(equation.outvars, results, strict=True))
+
+
+def run_entered(inner: Program, constants: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    """The same as `run`, operation by operation where `jax.jit` has been called inside."""
+    environment: dict[Any, Any] = dict(zip(inner.inputs, values, strict=True))
+    variables = [variable for variable, _ in inner.constants]
+    environment.update(zip(variables, constants, strict=True))
+    for equation in inner.equations:
+        operands = [read(atom, environment) for atom in equation.invars]
+        called = called_program(equation) if equation.primitive.name in PLAIN_CALLS else None
+        if called is None:
+            results = evaluate(equation, operands)
+        else:
+            results = run_entered(called, [value for _, value in called.constants], operands)
+        environment.update(zip(equation.outvars, results, strict=True))
+    return [read(atom, environment) for atom in inner.outputs]
+
+
+def is_flat(inner: Program, limit: int) -> bool:
+    """Whether it has at most so many operations, calls entered, no loops and no custom rules."""
+    return _operations_left(inner, limit) >= 0
+
+
+def _operations_left(inner: Program, left: int) -> int:
+    """What is left of a number of operations after those of a program; negative when too few."""
+    for equation in inner.equations:
+        # the program inside a scatter says how to combine, and is not called
+        if equation.primitive.name.startswith("scatter") or not inner_programs(equation):
+            left -= 1
+        elif equation.primitive.name in PLAIN_CALLS and (called := called_program(equation)):
+            left = _operations_left(called, left)
+        else:
+            return -1
+        if left < 0:
+            return left
+    return left
 
 
 def read(atom: Any, environment: Mapping[Any, Any]) -> Any:

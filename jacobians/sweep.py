@@ -29,6 +29,8 @@ Integers = NDArray[Any]
 CHUNK_ELEMENTS = 1 << 24
 # seeds up to so many entries are stored in a program that is traced
 MAX_CONSTANT_SEEDS = 1 << 20
+# another way is coloured only where it could do with this share of the colours found
+WORTH_TRYING = 0.8
 # a mixture of JVPs and VJPs must save this share of the colours
 MIXED_GAIN = 0.75
 
@@ -115,7 +117,7 @@ def plan_sweeps(
     options = sorted(whole.assignments(forward, reverse), key=lambda option: option[0])
     best: tuple[int, tuple[Sweep, ...]] | None = None
     for bound, by_jvp in options:
-        if best is not None and bound >= best[0]:
+        if best is not None and bound > WORTH_TRYING * best[0]:
             break
         made = []
         if by_jvp.any():

@@ -1,9 +1,11 @@
 """Sparse Jacobians and Hessians against jax.jacfwd, jax.jacrev, asdex and sparsejac.
 
-Every row is one function at one size. `first` is the first call, from the function to numbers:
-derive, colour, compile, evaluate. `again` is a repeated call of the compiled function, the best of
-several. asdex and sparsejac are measured when they can be imported; the explicit Jacobians while
-they fit. Nothing is warmed up between the ways but JAX itself.
+Every row is one function at one size. `first` is the first call of the function under `jax.jit`,
+from the function to numbers: `derive` all before compilation (colours and tracing included),
+`compile`, and the first evaluation. `again` is a repeated call of the compiled function, the best
+of several. `compressed` is this package with its closed forms turned off. asdex and sparsejac are
+measured when they can be imported; the explicit Jacobians while they fit. Nothing is warmed up
+between the ways but JAX itself.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from memory import peak_megabytes
 
 DENSE_LIMIT = 1 << 26
 LONGEST = 120
-WAYS = ("jacobians", "asdex", "jacfwd", "jacrev", "sparsejac")
+WAYS = ("jacobians", "compressed", "asdex", "jacfwd", "jacrev", "sparsejac")
 
 
 @dataclass(frozen=True)
@@ -161,11 +163,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes only")
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--ways", default=",".join(WAYS[:4]), help=f"of {', '.join(WAYS)}")
+    parser.add_argument("--ways", default=",".join(WAYS[:5]), help=f"of {', '.join(WAYS)}")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--pair", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.child:
         _child(*arguments.child)
+        return 0
+    if arguments.pair:
+        _pair(*arguments.pair)
         return 0
     ways = [w for w in arguments.ways.split(",") if w]
     chosen = [
@@ -178,20 +184,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{machine}, JAX {jax.__version__}, Python {platform.python_version()}, float32")
     print(f"memory bandwidth measured: {bandwidth():.1f} GB/s (read and write of 256 MB)")
     print(
-        "first: from the function to numbers, of which derive: all before compilation; again: a\n"
-        "repeated compiled call; in ms. colours: JVPs and VJPs computed, bound: that compression\n"
-        "needs at least; closed forms take none. per JVP: again / (colours × one JVP), with the\n"
-        "bound for closed forms. traffic: bytes moved at least / again / bandwidth. MB: peak\n"
-        "memory of the first call beyond that of a started JAX\n"
+        "first: from the function to numbers: derive, all before compilation, then compile and a\n"
+        "first evaluation; again: a repeated compiled call; in ms. colours: JVPs and VJPs\n"
+        "computed, bound: that compression needs at least; closed forms take none. per JVP:\n"
+        "again / (colours × one JVP), with the bound for closed forms. traffic: bytes moved at\n"
+        "least / again / bandwidth. MB: peak memory of the first call beyond a started JAX.\n"
+        "÷ ours: a repeated call against ours, in turns in one process, the median of 15\n"
     )
-    head = f"{'':<29}{'':<11}{'derive':>8}{'first':>10}{'again':>10}{'colours':>9}{'bound':>7}"
-    print(f"{head}{'MB':>7}{'per JVP':>9}{'traffic':>9}")
+    head = f"{'':<40}{'derive':>8}{'compile':>9}{'first':>9}{'again':>9}{'colours':>9}"
+    print(f"{head}{'bound':>7}{'MB':>7}{'per JVP':>9}{'traffic':>9}{'÷ ours':>9}")
     results: dict[tuple[str, str], dict[str, Any]] = {}
     for case in chosen:
         for k, way in enumerate(ways):
             found = _in_process(case.name, way)
             if found is None:
                 continue
+            if k and "error" not in found and ways[0] == "jacobians":
+                found.update(_in_process(case.name, way, "--pair") or {})
             results[case.name, way] = found
             print(_row(case.name if k == 0 else "", way, found), flush=True)
     _ratios(chosen, ways, results)
@@ -206,9 +215,11 @@ def _row(name: str, way: str, found: dict[str, Any]) -> str:
     if "error" in found:
         return f"{name:<29}{way:<11}{found['error'][:58]}"
     return (
-        f"{name:<29}{way:<11}{number('derive', 8, 1)}{number('first', 10, 1)}"
-        f"{number('again', 10, 3)}{number('colours', 9, 0)}{number('bound', 7, 0)}"
+        f"{name:<29}{way:<11}{number('derive', 8, 1)}{number('compile', 9, 1)}"
+        f"{number('first', 9, 1)}{number('again', 9, 3)}{number('colours', 9, 0)}"
+        f"{number('bound', 7, 0)}"
         f"{number('memory', 7, 0)}{number('per_jvp', 9, 2)}{number('traffic', 9, 2)}"
+        f"{number('slower', 9, 2)}"
     )
 
 
@@ -221,14 +232,15 @@ def _ratios(chosen: list[Case], ways: list[str], results: dict[tuple[str, str], 
             if not ours or not theirs or "error" in ours or "error" in theirs:
                 continue
             first.append(theirs["first"] / ours["first"])
-            again.append(theirs["again"] / ours["again"])
+            if theirs.get("slower") is not None:
+                again.append(theirs["slower"])
             if theirs.get("colours") is not None and ours.get("swept"):
                 colours.append(ours["colours"] - theirs["colours"])
         if first:
             print(
                 f"{way}: first call {np.median(first):.1f} times as long at the median (least "
                 f"{min(first):.2f}); again {np.median(again):.2f} times (least {min(again):.2f}), "
-                f"over {len(first)} cases"
+                f"in turns in one process; over {len(first)} cases"
             )
         if colours:
             print(f"{way}: colours ours − theirs, where we colour: {sorted(colours)}")
@@ -241,8 +253,8 @@ def _ratios(chosen: list[Case], ways: list[str], results: dict[tuple[str, str], 
         print(f"again / (colours × one JVP): median {np.median(shares):.2f}")
 
 
-def _in_process(name: str, way: str) -> dict[str, Any] | None:
-    command = [sys.executable, str(sys.argv[0]), "jacobian", "--child", name, way]
+def _in_process(name: str, way: str, task: str = "--child") -> dict[str, Any] | None:
+    command = [sys.executable, str(sys.argv[0]), "jacobian", task, name, way]
     try:
         made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST)
     except subprocess.TimeoutExpired:
@@ -274,15 +286,19 @@ def _child(name: str, way: str) -> None:
     idle = peak_megabytes()
     start = time.perf_counter()
     function, more = PREPARE[way](case)
+    traced = jax.jit(function).trace(*case.args)
     derived = time.perf_counter()
-    compiled = jax.jit(function)
-    jax.block_until_ready(jax.tree.leaves(compiled(*case.args)))
+    executable = traced.lower().compile()
+    compiled_at = time.perf_counter()
+    jax.block_until_ready(jax.tree.leaves(executable(*case.args)))
     first = time.perf_counter()
     memory = peak_megabytes() - idle
     more = more() if callable(more) else more
+    compiled = jax.jit(function)
     again = _best(lambda: compiled(*case.args))
     values = {
         "derive": (derived - start) * 1e3,
+        "compile": (compiled_at - derived) * 1e3,
         "first": (first - start) * 1e3,
         "again": again * 1e3,
         "memory": memory,
@@ -299,9 +315,23 @@ def _child(name: str, way: str) -> None:
             print(key, value)
 
 
+def _pair(name: str, way: str) -> None:
+    """How many times as long as ours a repeated call takes, both called in turns."""
+    case = next(c for c in cases() if c.name == name)
+    calls = []
+    for each in ("jacobians", way):
+        compiled = jax.jit(PREPARE[each](case)[0])
+        calls.append(lambda compiled=compiled: compiled(*case.args))
+        jax.block_until_ready(jax.tree.leaves(calls[-1]()))
+    ratios = []
+    for _ in range(15):
+        ours, theirs = (_best(call, 0.02) for call in calls)
+        ratios.append(theirs / ours)
+    print("slower", float(np.median(ratios)))
+
+
 def _ours(case: Case) -> tuple[Callable[..., Any], Any]:
     import jacobians
-    from jacobians.jacobian import bind_call, entry_for, gradient
     from jacobians.plan import plan
 
     make = jacobians.hessian if case.hessian else jacobians.jacobian
@@ -315,9 +345,29 @@ def _ours(case: Case) -> tuple[Callable[..., Any], Any]:
             "swept": float(bool(found.sweeps)),
         }
 
-    inner = gradient(case.f, 0, False) if case.hessian else case.f
-    entry_for(bind_call(inner, (0,), False, case.args, {}), None, case.hessian)
     return make(case.f), more
+
+
+def _compressed(case: Case) -> tuple[Callable[..., Any], Any]:
+    from jacobians import formats
+    from jacobians.jacobian import bind_call, gradient
+    from jacobians.plan import plan
+    from jacobians.prepare import prepare
+
+    f = gradient(case.f, 0, False) if case.hessian else case.f
+    if plan(case.f, *case.args, of="hessian" if case.hessian else "jacobian").sweeps:
+        # the plan has no closed form to turn off
+        sys.exit(3)
+
+    def entries(*args: Any) -> Any:
+        bound = bind_call(f, (0,), False, args, {})
+        prepared = prepare(bound.plain, None, case.hessian, closed=False)
+        colours.append(sum(p.sweep.coloring.count for p in prepared.sweeps))
+        data = prepared.evaluate(bound.runtime, prepared.tables, False)[1]
+        return [formats.bcoo(prepared, {}, True, k, d) for k, d in enumerate(data)]
+
+    colours: list[int] = []
+    return entries, lambda: {"colours": float(colours[0])}
 
 
 def _asdex(case: Case) -> tuple[Callable[..., Any], Any]:
@@ -357,6 +407,7 @@ def _explicit(transform: Callable[..., Any]) -> Callable[[Case], Any]:
 
 PREPARE: dict[str, Callable[[Case], Any]] = {
     "jacobians": _ours,
+    "compressed": _compressed,
     "asdex": _asdex,
     "jacfwd": _explicit(jax.jacfwd),
     "jacrev": _explicit(jax.jacrev),

@@ -6,7 +6,13 @@ import scipy.sparse as sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jacobians.coloring import color_columns, color_symmetric, is_valid_coloring
+from jacobians.coloring import (
+    color_columns,
+    color_symmetric,
+    is_valid_coloring,
+    lower_bound,
+    symmetric_lower_bound,
+)
 
 
 def entries(matrix):
@@ -57,7 +63,7 @@ def test_known_patterns_take_as_few_colours_as_possible(name):
     rows, columns, shape = entries(matrix)
     coloring = color_columns(rows, columns, shape, grid)
     assert coloring.count == count
-    assert coloring.lower_bound == min(count, int(np.bincount(rows, minlength=1).max()))
+    assert coloring.lower_bound == count
     assert is_valid_coloring(rows, columns, coloring.colors)
 
 
@@ -67,6 +73,32 @@ def test_a_torus_that_no_five_colours_fit_takes_few(n, count):
     coloring = color_columns(rows, columns, shape, (n, n))
     assert is_valid_coloring(rows, columns, coloring.colors)
     assert coloring.count <= count
+
+
+def test_a_cycle_whose_length_no_window_divides_takes_one_more_and_the_bound_says_so():
+    # nine columns around each of 100: eleven of them fit beside each other, for 99 columns
+    distance = np.abs(np.subtract.outer(np.arange(100), np.arange(100)))
+    rows, columns, shape = entries(np.minimum(distance, 100 - distance) <= 4)
+    assert np.bincount(rows).max() == 9
+    assert lower_bound(rows, columns, shape) == color_columns(rows, columns, shape).count == 10
+
+
+@pytest.mark.parametrize(
+    ("matrix", "bound"),
+    [
+        (np.zeros((3, 3)), 0),
+        (np.eye(4), 1),
+        (arrow(40), 2),
+        (plane(6), 3),
+        (np.ones((6, 6)), 6),
+        # without a diagonal to read, one colour can do: two independent products
+        (np.kron(np.eye(2), np.ones((2, 2)) - np.eye(2)), 1),
+    ],
+)
+def test_the_bound_for_symmetric_patterns(matrix, bound):
+    rows, columns, shape = entries(matrix)
+    assert symmetric_lower_bound(rows, columns, shape[0]) == bound
+    assert color_symmetric(rows, columns, shape[0]).lower_bound == bound
 
 
 matrices = st.builds(
@@ -88,6 +120,7 @@ def test_every_colouring_is_valid_and_counts_its_colours(matrix):
     assert set(coloring.colors[coloring.colors >= 0].tolist()) == set(range(coloring.count))
     assert (coloring.colors >= 0).sum() == (matrix.any(axis=0)).sum()
     assert coloring.lower_bound <= coloring.count
+    assert lower_bound(rows, columns, shape) <= coloring.count
 
 
 @given(matrix=matrices)
@@ -98,6 +131,7 @@ def test_every_symmetric_colouring_is_valid(matrix):
     coloring = color_symmetric(rows, columns, n)
     assert is_valid_coloring(rows, columns, coloring.colors, symmetric=True)
     assert coloring.count <= color_columns(rows, columns, (n, n)).count
+    assert coloring.lower_bound <= coloring.count
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import jacobians
 from jacobians import ArgumentError, hessian, jacobian, value_and_jacobian
 from jacobians.coloring import is_valid_coloring
 from jacobians.jacobian import bind_call, entry_for
+from jacobians.prepare import prepare
 from tests.test_explain import TABLE
 
 
@@ -528,6 +529,62 @@ def test_a_rule_that_breaks_symmetry_is_not_taken_for_symmetric():
 
 
 # ---- bad input
+
+TAILS, HEADS = np.random.default_rng(5).integers(0, 12, (2, 90))
+
+
+def pulled_together(x):
+    """Every entry of the diagonal is the sum of a dozen edges, and of a constant."""
+    flow = jnp.tanh(x[HEADS] - x[TAILS])
+    return (3 * x).at[TAILS].add(flow).at[HEADS].add(-flow)
+
+
+def mixed_with_constants(x):
+    """Entries that inputs change beside constant ones, and both on one entry."""
+    return x[1:] * x[:-1] + 2 * x[1:] - 5 * jnp.roll(x, 2)[1:] + jnp.roll(x, 3)[1:]
+
+
+@pytest.mark.parametrize("f", [pulled_together, mixed_with_constants], ids=lambda f: f.__name__)
+def test_closed_forms_sum_what_falls_on_one_entry(f):
+    x = values(12, seed=2)
+    assert jacobians.plan(f, x).blocks[0].way == "closed form"
+    for format in ("dense", "blocks"):
+        found = jax.jit(jacobian(f, format=format))(x)
+        found = found.todense() if format == "blocks" else found
+        np.testing.assert_allclose(found, jax.jacfwd(f)(x), rtol=1e-5, atol=1e-5)
+    by_scipy = jacobian(f, format="scipy")(x).toarray()
+    np.testing.assert_allclose(by_scipy, jax.jacfwd(f)(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_flat_grid_of_species_is_coloured_as_a_grid():
+    def reaction(y):
+        u, v = y.reshape(2, 8, 8)
+
+        def around(w):
+            return jnp.roll(w, 1, 0) + jnp.roll(w, -1, 0) + jnp.roll(w, 1, 1) + jnp.roll(w, -1, 1)
+
+        return jnp.tanh(jnp.stack([around(u) + u * v, around(v) - u * v])).reshape(-1)
+
+    plain = bind_call(reaction, (0,), False, (values(128),), {}).plain
+    (swept,) = prepare(plain, closed=False).sweeps
+    assert (swept.sweep.coloring.count, swept.sweep.coloring.method) == (8, "lattice")
+
+
+def test_blocks_are_coloured_alike_so_that_nothing_has_to_be_looked_up():
+    def normalised(x):
+        return x / jnp.sqrt((x**2).mean(-1, keepdims=True))
+
+    plain = bind_call(normalised, (0,), False, (values(4, 3),), {}).plain
+    (swept,) = prepare(plain, closed=False).sweeps
+    assert swept.kinds == ("transposed",)
+
+
+def test_a_called_function_is_differentiated_like_its_operations():
+    inner = jax.jit(lambda x: jnp.sin(x) * x)
+    f = jax.jit(lambda x: inner(x) + jnp.roll(inner(2 * x), 1))
+    x = values(6)
+    np.testing.assert_allclose(jacobian(f, format="dense")(x), jax.jacfwd(f)(x), rtol=1e-6)
+
 
 BAD = [
     (lambda: jacobian(heat, format="csv"), "'csv' is unknown; the formats are 'bcoo'"),
