@@ -200,7 +200,7 @@ def color_symmetric(
     )
     if lattice is not None:
         options.append(lattice)
-    star = _star(rows, columns, size)
+    star = _star(rows, columns, size, tuple(grid or (size,)))
     if star is not None:
         options.append(star)
     best = min(options, key=lambda c: c.count)
@@ -595,8 +595,8 @@ def _starts(ordered: Integers) -> Integers:
 # ---- symmetric patterns
 
 
-def _star(rows: Integers, columns: Integers, size: int) -> Coloring | None:
-    """Star colouring: vertices of a high degree alone, the others greedily in rounds."""
+def _star(rows: Integers, columns: Integers, size: int, grid: tuple[int, ...]) -> Coloring | None:
+    """Star colouring: vertices of a high degree alone, the others regularly or in rounds."""
     off = rows != columns
     degree = np.bincount(rows[off], minlength=size)
     best: Coloring | None = None
@@ -611,6 +611,14 @@ def _star(rows: Integers, columns: Integers, size: int) -> Coloring | None:
             continue
         colors = _star_greedy(rows[light], columns[light], size)
         first = int(np.max(colors)) + 1
+        if heavy.any():
+            rest = ~heavy[rows] & ~heavy[columns]
+            counts = np.bincount(rows[rest], minlength=size)
+            regular = _lattice(
+                rows[rest], columns[rest], counts, (size, size), grid, 1, first - 1, True
+            )
+            if regular is not None:
+                colors, first = np.maximum(regular.colors, 0).astype(np.int64), regular.count
         # vertices whose only neighbours are heavy need no colour but the first
         colors[heavy] = first + np.arange(int(heavy.sum()))
         colors[np.bincount(columns, minlength=size) == 0] = -1

@@ -1,7 +1,7 @@
 """Sparse Jacobians and Hessians against jax.jacfwd, jax.jacrev, asdex and sparsejac.
 
 Every row is one function at one size. `first` is the first call of the function under `jax.jit`,
-from the function to numbers: `derive` all before compilation (colours and tracing included),
+from the function to numbers: `colour`, `derive` (all else before compilation, tracing included),
 `compile`, and the first evaluation. `again` is a repeated call of the compiled function, the best
 of several. `compressed` is this package with its closed forms turned off. asdex and sparsejac are
 measured when they can be imported; the explicit Jacobians while they fit. Nothing is warmed up
@@ -184,15 +184,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{machine}, JAX {jax.__version__}, Python {platform.python_version()}, float32")
     print(f"memory bandwidth measured: {bandwidth():.1f} GB/s (read and write of 256 MB)")
     print(
-        "first: from the function to numbers: derive, all before compilation, then compile and a\n"
-        "first evaluation; again: a repeated compiled call; in ms. colours: JVPs and VJPs\n"
-        "computed, bound: that compression needs at least; closed forms take none. per JVP:\n"
-        "again / (colours × one JVP), with the bound for closed forms. traffic: bytes moved at\n"
-        "least / again / bandwidth. MB: peak memory of the first call beyond a started JAX.\n"
-        "÷ ours: a repeated call against ours, in turns in one process, the median of 15\n"
+        "first: the first call under jax.jit, from the function to numbers, the sum of the four\n"
+        "before it; again: a repeated call, the best of many; in ms. colours: JVPs and VJPs\n"
+        "computed, bound: that compression needs at least; closed forms take none. MB: peak\n"
+        "memory of the first call beyond a started JAX. per JVP: again / (colours × one JVP), with\n"
+        "the bound for closed forms. traffic: bytes moved at least / again / bandwidth. ÷ ours: a\n"
+        "repeated call against ours, in turns in one process, the median of 15\n"
     )
-    head = f"{'':<40}{'derive':>8}{'compile':>9}{'first':>9}{'again':>9}{'colours':>9}"
-    print(f"{head}{'bound':>7}{'MB':>7}{'per JVP':>9}{'traffic':>9}{'÷ ours':>9}")
+    print("".join(f"{title:>{width}}" for title, _, width, _ in (("", "", 13, 0), *COLUMNS)))
     results: dict[tuple[str, str], dict[str, Any]] = {}
     for case in chosen:
         for k, way in enumerate(ways):
@@ -202,25 +201,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             if k and "error" not in found and ways[0] == "jacobians":
                 found.update(_in_process(case.name, way, "--pair") or {})
             results[case.name, way] = found
-            print(_row(case.name if k == 0 else "", way, found), flush=True)
+            if k == 0:
+                print(case.name)
+            print(_row(way, found), flush=True)
     _ratios(chosen, ways, results)
     return 0
 
 
-def _row(name: str, way: str, found: dict[str, Any]) -> str:
-    def number(key: str, width: int, digits: int) -> str:
-        value = found.get(key)
-        return f"{'–':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
+COLUMNS = (
+    ("colour", "colour", 8, 1), ("derive", "derive", 9, 1), ("compile", "compile", 9, 1),
+    ("evaluate", "evaluate", 9, 1), ("first", "first", 9, 1), ("again", "again", 9, 3),
+    ("colours", "colours", 8, 0), ("bound", "bound", 6, 0), ("MB", "memory", 6, 0),
+    ("per JVP", "per_jvp", 8, 2), ("traffic", "traffic", 8, 2), ("÷ ours", "slower", 9, 2),
+)  # fmt: skip
 
+
+def _row(way: str, found: dict[str, Any]) -> str:
     if "error" in found:
-        return f"{name:<29}{way:<11}{found['error'][:58]}"
-    return (
-        f"{name:<29}{way:<11}{number('derive', 8, 1)}{number('compile', 9, 1)}"
-        f"{number('first', 9, 1)}{number('again', 9, 3)}{number('colours', 9, 0)}"
-        f"{number('bound', 7, 0)}"
-        f"{number('memory', 7, 0)}{number('per_jvp', 9, 2)}{number('traffic', 9, 2)}"
-        f"{number('slower', 9, 2)}"
-    )
+        return f"  {way:<11}{found['error'][:90]}"
+    cells = []
+    for _, key, width, digits in COLUMNS:
+        value = found.get(key)
+        cells.append(f"{'–':>{width}}" if value is None else f"{value:>{width}.{digits}f}")
+    return f"  {way:<11}{''.join(cells)}"
 
 
 def _ratios(chosen: list[Case], ways: list[str], results: dict[tuple[str, str], Any]) -> None:
@@ -294,11 +297,13 @@ def _child(name: str, way: str) -> None:
     first = time.perf_counter()
     memory = peak_megabytes() - idle
     more = more() if callable(more) else more
+    colour = more.get("colour", 0.0)
     compiled = jax.jit(function)
     again = _best(lambda: compiled(*case.args))
     values = {
-        "derive": (derived - start) * 1e3,
+        "derive": (derived - start) * 1e3 - colour,
         "compile": (compiled_at - derived) * 1e3,
+        "evaluate": (first - compiled_at) * 1e3,
         "first": (first - start) * 1e3,
         "again": again * 1e3,
         "memory": memory,
@@ -335,17 +340,40 @@ def _ours(case: Case) -> tuple[Callable[..., Any], Any]:
     from jacobians.plan import plan
 
     make = jacobians.hessian if case.hessian else jacobians.jacobian
+    spent = _timed_colouring()
 
     def more() -> dict[str, Any]:
+        colour = sum(spent) * 1e3
         found = plan(case.f, *case.args, of="hessian" if case.hessian else "jacobian")
         return {
             "colours": float(found.colors),
             "bound": float(found.lower_bound),
             "entries": float(sum(b.nnz for b in found.blocks)),
             "swept": float(bool(found.sweeps)),
+            "colour": colour,
         }
 
     return make(case.f), more
+
+
+def _timed_colouring() -> list[float]:
+    """A list that receives the seconds of every colouring from now on."""
+    from jacobians import sweep
+
+    spent: list[float] = []
+
+    def timed(color: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            start = time.perf_counter()
+            found = color(*args)
+            spent.append(time.perf_counter() - start)
+            return found
+
+        return call
+
+    sweep.color_columns = timed(sweep.color_columns)
+    sweep.color_symmetric = timed(sweep.color_symmetric)
+    return spent
 
 
 def _compressed(case: Case) -> tuple[Callable[..., Any], Any]:
@@ -367,21 +395,19 @@ def _compressed(case: Case) -> tuple[Callable[..., Any], Any]:
         return [formats.bcoo(prepared, {}, True, k, d) for k, d in enumerate(data)]
 
     colours: list[int] = []
-    return entries, lambda: {"colours": float(colours[0])}
+    spent = _timed_colouring()
+    return entries, lambda: {"colours": float(colours[0]), "colour": sum(spent) * 1e3}
 
 
 def _asdex(case: Case) -> tuple[Callable[..., Any], Any]:
     import asdex
 
-    if case.hessian:
-        coloring = asdex.hessian_coloring(case.f, *case.args)
-        return asdex.hessian_from_coloring(case.f, coloring), {"colours": _count(coloring)}
-    coloring = asdex.jacobian_coloring(case.f, *case.args)
-    return asdex.jacobian_from_coloring(case.f, coloring), {"colours": _count(coloring)}
-
-
-def _count(coloring: Any) -> float:
-    return float(coloring.num_colors)
+    kind = "hessian" if case.hessian else "jacobian"
+    sparsity = getattr(asdex, f"{kind}_sparsity")(case.f, *case.args)
+    start = time.perf_counter()
+    coloring = getattr(asdex, f"{kind}_coloring_from_sparsity")(sparsity)
+    more = {"colour": (time.perf_counter() - start) * 1e3, "colours": float(coloring.num_colors)}
+    return getattr(asdex, f"{kind}_from_coloring")(case.f, coloring), more
 
 
 def _sparsejac(case: Case) -> tuple[Callable[..., Any], Any]:
