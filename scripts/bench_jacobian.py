@@ -187,9 +187,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "first: the first call under jax.jit, from the function to numbers, the sum of the four\n"
         "before it; again: a repeated call, the best of many; in ms. colours: JVPs and VJPs\n"
         "computed, bound: that compression needs at least; closed forms take none. MB: peak\n"
-        "memory of the first call beyond a started JAX. per JVP: again / (colours × one JVP), with\n"
-        "the bound for closed forms. traffic: bytes moved at least / again / bandwidth. ÷ ours: a\n"
-        "repeated call against ours, in turns in one process, the median of 15\n"
+        "memory of the first call beyond a started JAX. per JVP: again / (colours × one JVP), for\n"
+        "closed forms with the bound. traffic: bytes moved at least / again / bandwidth. ÷ ours:\n"
+        "a repeated call against ours, in turns in one process, the median of 15\n"
     )
     print("".join(f"{title:>{width}}" for title, _, width, _ in (("", "", 13, 0), *COLUMNS)))
     results: dict[tuple[str, str], dict[str, Any]] = {}

@@ -136,7 +136,13 @@ def test_every_symmetric_colouring_is_valid(matrix):
 
 @pytest.mark.parametrize(
     ("matrix", "grid", "count"),
-    [(arrow(40), None, 2), (plane(6), (6, 6), 5), (KNOWN["tridiagonal"][0], None, 3)],
+    [
+        (arrow(40), None, 2),
+        (arrow(40) - np.eye(40), None, 2),
+        (np.maximum(arrow(40), np.eye(40, k=1) + np.eye(40, k=-1)), None, 4),
+        (plane(6), (6, 6), 5),
+        (KNOWN["tridiagonal"][0], None, 3),
+    ],
 )
 def test_star_colourings_use_symmetry(matrix, grid, count):
     rows, columns, shape = entries(matrix)
