@@ -29,7 +29,7 @@ from jacobians.arguments import (
 )
 from jacobians.errors import ArgumentError
 from jacobians.fingerprint import digest, fingerprint
-from jacobians.linear import Plain, is_concrete, trace_plain
+from jacobians.linear import FORWARD_REFUSED, Plain, is_concrete, trace_plain
 from jacobians.prepare import Prepared, check_types, linear_programs, prepare
 from jacobians.program import Program
 
@@ -181,6 +181,7 @@ class Bound:
         aux_tree: pytree structure of the aux.
         in_names: names of the selected leaves.
         notes: sentences about how it was traced.
+        values: results and aux, where they are known and not the program's outputs.
     """
 
     plain: Plain
@@ -190,6 +191,14 @@ class Bound:
     aux_tree: Any
     in_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    values: tuple[Any, ...] | None = None
+
+    @property
+    def out_types(self) -> list[Any]:
+        """What has the shapes and dtypes of the result leaves."""
+        if self.values is not None:
+            return list(self.values[: self.plain.results])
+        return [a.aval for a in self.plain.program.outputs[: self.plain.results]]
 
     @property
     def out_names(self) -> tuple[str, ...]:
@@ -271,6 +280,9 @@ def _trace(
         except _CONCRETE as error:
             if number + 1 < len(attempts):
                 continue
+            bound = _at_point(f, has_aux, leaves, tree, selected, in_trees, names)
+            if bound is not None:
+                return bound
             raise ArgumentError(
                 f"{function_name(f)} looks at the values of its arguments while it is traced "
                 "(a Python if, a shape or a NumPy call that depends on them), so that its "
@@ -279,6 +291,61 @@ def _trace(
         notes = () if number == 0 else ("traced for the given values of the other arguments",)
         return Bound(plain, [*plain.constants, *given], in_trees, trees[0], trees[1], names, notes)
     raise AssertionError("no attempt at tracing")
+
+
+def _at_point(
+    f: Callable[..., Any],
+    has_aux: bool,
+    leaves: list[Any],
+    tree: Any,
+    selected: list[int],
+    in_trees: list[Any],
+    names: tuple[str, ...],
+) -> Bound | None:
+    """The call linearised by JAX where it is, for a function that looks at its arguments' values.
+
+    Its derivative there is a linear program, whatever branches the function took; None where there
+    are no values, or JAX cannot either.
+    """
+    if not all(_holdable(x) or not _is_array(x) for x in leaves):
+        return None
+    trees: list[Any] = []
+
+    def of_selected(*values: Any) -> tuple[list[Any], list[Any]]:
+        everything = list(leaves)
+        for k, value in zip(selected, values, strict=True):
+            everything[k] = value
+        args, kwargs = jax.tree.unflatten(tree, everything)
+        made = f(*args, **kwargs)
+        results, aux = _pair(made, f) if has_aux else (made, ())
+        (out, out_tree), (more, aux_tree) = jax.tree.flatten(results), jax.tree.flatten(aux)
+        trees[:] = out_tree, aux_tree
+        return out, more
+
+    point = [jnp.asarray(leaves[k]) for k in selected]
+    try:
+        out, push, aux = jax.linearize(of_selected, *point, has_aux=True)
+        traced, _ = trace_plain(lambda *tangents: (push(*tangents), ()), point, [], {})
+    except _CONCRETE:
+        return None
+    inner = traced.program
+    if program.contains(inner, FORWARD_REFUSED):
+        return None
+    # what the derivative is made of changes from point to point; its index arrays are its pattern
+    moving = [c for c in inner.constants if jnp.issubdtype(c[1].dtype, jnp.inexact)]
+    fixed = [c for c in inner.constants if not jnp.issubdtype(c[1].dtype, jnp.inexact)]
+    inputs = (*(variable for variable, _ in moving), *inner.inputs)
+    linear = program.Program(inputs, inner.outputs, inner.equations, tuple(fixed))
+    places = tuple(len(moving) + k for k in range(len(selected)))
+    runtime = [*(value for _, value in (*fixed, *moving)), *point]
+    note = (
+        "it looks at the values of its arguments: this holds where it takes the same branches; "
+        "jax.lax.cond and jnp.where make it one program for all"
+    )
+    return Bound(
+        Plain(linear, places, traced.results, {}),
+        runtime, in_trees, trees[0], trees[1], names, (note,), (*out, *aux),
+    )  # fmt: skip
 
 
 _CONCRETE = (
@@ -468,13 +535,15 @@ def _apply(
             "pass arrays, or use jacobians.plan to see how it would be computed"
         )
     plain = bound.plain
-    check_types([a.aval for a in plain.program.outputs[: plain.results]], bound.out_names)
+    check_types(bound.out_types, bound.out_names)
     if options.format == "operator":
         values, result = _operator(bound, options)
     else:
         values, result = _entries(bound, options, values_too)
     if not values_too:
         return None, result
+    if bound.values is not None:
+        values = list(bound.values)
     outs = jax.tree.unflatten(bound.out_tree, values[: plain.results])
     if options.has_aux:
         return (outs, jax.tree.unflatten(bound.aux_tree, values[plain.results :])), result

@@ -189,8 +189,7 @@ def plan(
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
     inner = gradient(f, argnums, has_aux) if of == "hessian" else f
     bound = bind_call(inner, numbers, has_aux, args, {})
-    check_types([a.aval for a in bound.plain.program.outputs[: bound.plain.results]],
-                bound.out_names)  # fmt: skip
+    check_types(bound.out_types, bound.out_names)
     prepared = entry_for(bound, chunk_size, of == "hessian").prepared
     names = bound.out_names if of == "jacobian" else tuple(f"grad {n}" for n in bound.in_names)
     return _described(prepared, bound, names, function_name(f))
@@ -203,7 +202,8 @@ def _described(prepared: Prepared, bound: Bound, out_names: Sequence[str], funct
     blocks = []
     for k, b in enumerate(prepared.blocks):
         written = None
-        if b.way in ("closed form", "constant") and prepared.linear:
+        named = bound.values is None
+        if named and b.way in ("closed form", "constant") and prepared.linear:
             written = formulas(derivation, b.output, b.input)
         blocks.append(
             PlannedBlock(

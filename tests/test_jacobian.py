@@ -530,6 +530,40 @@ def test_a_rule_that_breaks_symmetry_is_not_taken_for_symmetric():
 
 # ---- bad input
 
+
+def by_branch(x):
+    return jnp.sin(x) * x[1] if x[0] > 0 else jnp.roll(x, 1) ** 2
+
+
+def halved_until_small(x):
+    while jnp.abs(x).max() > 0.1:
+        x = x * jnp.roll(x, 1) * 0.5
+    return x
+
+
+def only_positive(x):
+    return x[x > 0] ** 2
+
+
+@pytest.mark.parametrize("f", [by_branch, halved_until_small, only_positive])
+def test_outside_jit_a_function_may_look_at_its_arguments(f):
+    for seed in (2, 3):
+        x = values(5, seed=seed)
+        for format in ("dense", "bcoo", "operator"):
+            value, found = value_and_jacobian(f, format=format)(x)
+            if format == "operator":
+                found = jax.vmap(found.jvp, out_axes=-1)(jnp.eye(5))
+            elif format == "bcoo":
+                found = found.todense()
+            np.testing.assert_allclose(found, jax.jacobian(f)(x), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(value, f(x), rtol=1e-6)
+    assert "looks at the values of its arguments" in str(jacobians.plan(f, x))
+    energy = lambda x: jnp.sum(x**3) * x[0] if x[1] < 0 else jnp.sum(x**2)  # noqa: E731
+    np.testing.assert_allclose(
+        hessian(energy, format="dense")(x), jax.hessian(energy)(x), rtol=1e-5, atol=1e-6
+    )
+
+
 TAILS, HEADS = np.random.default_rng(5).integers(0, 12, (2, 90))
 
 
@@ -602,8 +636,12 @@ BAD = [
     (lambda: jacobian(lambda x: None)(values(3)), "returns no array"),
     (lambda: jacobian(jnp.argmax)(values(3)), "has_aux=True"),
     (lambda: jacobian(lambda x: x, has_aux=True)(values(3)), "has to return a pair"),
-    (lambda: jacobian(lambda x: x[x > 0])(values(3)), "looks at the values of its arguments"),
-    (lambda: jacobian(lambda x: x if x[0] > 0 else -x)(values(3)), "use jax.lax.cond"),
+    (lambda: jax.jit(jacobian(lambda x: x[x > 0]))(values(3)),
+     "looks at the values of its arguments"),
+    (lambda: jax.jit(jacobian(lambda x: x if x[0] > 0 else -x))(values(3)), "use jax.lax.cond"),
+    (lambda: jacobian(lambda x: clipped_gradient(x) if x[0] > 0 else clipped_gradient(-x))(
+        values(3)), "use jax.lax.cond"),
+    (lambda: jacobian(lambda x: np.sin(np.asarray(x)))(values(3)), "a NumPy call"),
     (lambda: hessian(heat)(values(5)), "a Hessian is of a scalar, but heat returns f32[5]"),
     (lambda: jax.jit(jacobian(heat, format="scipy"))(values(5)), 'use format="bcoo"'),
     (lambda: jacobian(lambda x: jnp.outer(jnp.sort(x), jnp.ones(2)))(jnp.ones(10**5)),
