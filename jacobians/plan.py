@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from jacobians.arguments import Call, Leaf, function_name
+from jacobians.bind import Bound, bind_call
 from jacobians.coloring import lower_bound, symmetric_lower_bound
 from jacobians.derive.call import CallDerivation
 from jacobians.derive.walk import Derivation
 from jacobians.formula import formulas
-from jacobians.jacobian import Bound, bind_call, entry_for, gradient
+from jacobians.jacobian import entry_for, gradient
 from jacobians.prepare import Prepared, check_types
 from jacobians.structure import Structure
 

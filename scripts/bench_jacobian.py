@@ -378,7 +378,8 @@ def _timed_colouring() -> list[float]:
 
 def _compressed(case: Case) -> tuple[Callable[..., Any], Any]:
     from jacobians import formats
-    from jacobians.jacobian import bind_call, gradient
+    from jacobians.bind import bind_call
+    from jacobians.jacobian import gradient
     from jacobians.plan import plan
     from jacobians.prepare import prepare
 

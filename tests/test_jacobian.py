@@ -8,8 +8,9 @@ from jax.experimental.sparse import BCOO
 
 import jacobians
 from jacobians import ArgumentError, hessian, jacobian, value_and_jacobian
+from jacobians.bind import bind_call
 from jacobians.coloring import is_valid_coloring
-from jacobians.jacobian import bind_call, entry_for
+from jacobians.jacobian import entry_for
 from jacobians.prepare import prepare
 from tests.test_explain import TABLE
 

@@ -1,0 +1,276 @@
+"""A call of a function taken apart: its leaves, and the program to differentiate.
+
+As few values are held fixed as the function allows: none where it can be traced, those of the
+other arguments where it looks at them, and all where it looks at what is differentiated; it is
+then linearised where it is.
+
+    >>> bind_call(f, (0,), False, (x, 3), {}).plain.program
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobians import program
+from jacobians.arguments import argument_names, function_name, path_text, short_type
+from jacobians.errors import ArgumentError
+from jacobians.linear import FORWARD_REFUSED, Plain, is_concrete, trace_plain
+
+
+@dataclass(eq=False)
+class Bound:
+    """A call taken apart: its leaves, which are differentiated, and its traced program.
+
+    Attributes:
+        plain: the traced program.
+        runtime: values of its constants and leaves.
+        in_trees: pytree structure of every selected argument.
+        out_tree: pytree structure of the result.
+        aux_tree: pytree structure of the aux.
+        in_names: names of the selected leaves.
+        notes: sentences about how it was traced.
+        values: results and aux, where they are known and not the program's outputs.
+    """
+
+    plain: Plain
+    runtime: list[Any]
+    in_trees: list[Any]
+    out_tree: Any
+    aux_tree: Any
+    in_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    values: tuple[Any, ...] | None = None
+
+    @property
+    def out_types(self) -> list[Any]:
+        """What has the shapes and dtypes of the result leaves."""
+        if self.values is not None:
+            return list(self.values[: self.plain.results])
+        return [a.aval for a in self.plain.program.outputs[: self.plain.results]]
+
+    @property
+    def out_names(self) -> tuple[str, ...]:
+        """Names of the result leaves."""
+        marked = jax.tree.unflatten(self.out_tree, [0.0] * self.plain.results)
+        return tuple("out" + path_text(p) for p, _ in jax.tree_util.tree_leaves_with_path(marked))
+
+
+def bind_call(
+    f: Callable[..., Any],
+    argnums: Sequence[int],
+    has_aux: bool,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+) -> Bound:
+    """Flattens and traces the call `f(*args, **kwargs)`.
+
+    Args:
+        f: the function.
+        argnums: positions of the arguments to differentiate with respect to.
+        has_aux: whether it returns a pair with aux.
+        args: positional arguments; `jax.ShapeDtypeStruct` leaves where nothing is evaluated.
+        kwargs: keyword arguments, never differentiated.
+
+    Raises:
+        ArgumentError: the arguments do not fit.
+    """
+    count = len(args)
+    for number in argnums:
+        if not -count <= number < count:
+            raise ArgumentError(
+                f"argnums={number} names no argument: {function_name(f)} was called with {count}, "
+                "numbered from 0"
+            )
+    numbers = [number % count for number in argnums]
+    if len(set(numbers)) < len(numbers):
+        raise ArgumentError(f"argnums={tuple(argnums)} names an argument twice")
+    leaves, tree = jax.tree.flatten((tuple(args), kwargs))
+    sizes = [len(jax.tree.leaves(a)) for a in args]
+    starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    selected = [k for number in numbers for k in range(starts[number], starts[number + 1])]
+    names = _selected_names(f, args, numbers)
+    _check_selected([leaves[k] for k in selected], names)
+    in_trees = [jax.tree.structure(args[number]) for number in numbers]
+    return _trace(f, has_aux, leaves, tree, selected, in_trees, names)
+
+
+def _trace(
+    f: Callable[..., Any],
+    has_aux: bool,
+    leaves: list[Any],
+    tree: Any,
+    selected: list[int],
+    in_trees: list[Any],
+    names: tuple[str, ...],
+) -> Bound:
+    """Traces with as few values held fixed as the function allows."""
+    chosen = set(selected)
+    arrays = [k for k, x in enumerate(leaves) if k in chosen or _is_array(x)]
+    floats = [k for k in arrays if k in chosen or not _holdable(leaves[k])]
+    attempts = [arrays] if floats == arrays else [arrays, floats]
+    for number, traced in enumerate(attempts):
+
+        def flat(*values: Any, traced: list[int] = traced) -> tuple[Any, Any]:
+            everything = list(leaves)
+            for k, value in zip(traced, values, strict=True):
+                everything[k] = value
+            args, kwargs = jax.tree.unflatten(tree, everything)
+            made = f(*args, **kwargs)
+            return _pair(made, f) if has_aux else (made, ())
+
+        known = {
+            p: leaves[k] for p, k in enumerate(traced) if k not in chosen and _is_index(leaves[k])
+        }
+        given = [leaves[k] for k in traced]
+        positions = [traced.index(k) for k in selected]
+        try:
+            plain, trees = trace_plain(flat, given, positions, known)
+        except _CONCRETE as error:
+            if number + 1 < len(attempts):
+                continue
+            bound = _at_point(f, has_aux, leaves, tree, selected, in_trees, names)
+            if bound is not None:
+                return bound
+            raise ArgumentError(
+                f"{function_name(f)} looks at the values of its arguments while it is traced "
+                "(a Python if, a shape or a NumPy call that depends on them), so that its "
+                f"Jacobian has no fixed program; use jax.lax.cond or jnp.where ({_first(error)})"
+            ) from error
+        notes = () if number == 0 else ("traced for the given values of the other arguments",)
+        return Bound(plain, [*plain.constants, *given], in_trees, trees[0], trees[1], names, notes)
+    raise AssertionError("no attempt at tracing")
+
+
+def _at_point(
+    f: Callable[..., Any],
+    has_aux: bool,
+    leaves: list[Any],
+    tree: Any,
+    selected: list[int],
+    in_trees: list[Any],
+    names: tuple[str, ...],
+) -> Bound | None:
+    """The call linearised by JAX where it is, for a function that looks at its arguments' values.
+
+    Its derivative there is a linear program, whatever branches the function took; None where there
+    are no values, or JAX cannot either.
+    """
+    if not all(_holdable(x) or not _is_array(x) for x in leaves):
+        return None
+    trees: list[Any] = []
+
+    def of_selected(*values: Any) -> tuple[list[Any], list[Any]]:
+        everything = list(leaves)
+        for k, value in zip(selected, values, strict=True):
+            everything[k] = value
+        args, kwargs = jax.tree.unflatten(tree, everything)
+        made = f(*args, **kwargs)
+        results, aux = _pair(made, f) if has_aux else (made, ())
+        (out, out_tree), (more, aux_tree) = jax.tree.flatten(results), jax.tree.flatten(aux)
+        trees[:] = out_tree, aux_tree
+        return out, more
+
+    point = [jnp.asarray(leaves[k]) for k in selected]
+    try:
+        out, push, aux = jax.linearize(of_selected, *point, has_aux=True)
+        traced, _ = trace_plain(lambda *tangents: (push(*tangents), ()), point, [], {})
+    except _CONCRETE:
+        return None
+    inner = traced.program
+    if program.contains(inner, FORWARD_REFUSED):
+        return None
+    # what the derivative is made of changes from point to point; its index arrays are its pattern
+    moving = [c for c in inner.constants if jnp.issubdtype(c[1].dtype, jnp.inexact)]
+    fixed = [c for c in inner.constants if not jnp.issubdtype(c[1].dtype, jnp.inexact)]
+    inputs = (*(variable for variable, _ in moving), *inner.inputs)
+    linear = program.Program(inputs, inner.outputs, inner.equations, tuple(fixed))
+    places = tuple(len(moving) + k for k in range(len(selected)))
+    runtime = [*(value for _, value in (*fixed, *moving)), *point]
+    note = (
+        "it looks at the values of its arguments: this holds where it takes the same branches; "
+        "jax.lax.cond and jnp.where make it one program for all"
+    )
+    return Bound(
+        Plain(linear, places, traced.results, {}),
+        runtime, in_trees, trees[0], trees[1], names, (note,), (*out, *aux),
+    )  # fmt: skip
+
+
+_CONCRETE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
+
+
+def _pair(made: Any, f: Callable[..., Any]) -> tuple[Any, Any]:
+    if not isinstance(made, (tuple, list)) or len(made) != 2:
+        raise ArgumentError(
+            f"has_aux=True: {function_name(f)} has to return a pair (result, aux), got {made!r}"
+        )
+    return made[0], made[1]
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (float, complex, np.ndarray, np.generic, jax.Array, jax.ShapeDtypeStruct))
+
+
+def _is_index(x: Any) -> bool:
+    """Whether a leaf holds integers or booleans with values that can be looked at."""
+    if isinstance(x, (float, complex, jax.ShapeDtypeStruct)) or not is_concrete(x):
+        return False
+    return x.dtype == np.bool_ or bool(jnp.issubdtype(x.dtype, jnp.integer))
+
+
+def _holdable(x: Any) -> bool:
+    """Whether a leaf may be held at its value: it has one, and it is a number or index array."""
+    return isinstance(x, float) or (is_concrete(x) and not isinstance(x, jax.ShapeDtypeStruct))
+
+
+def _selected_names(
+    f: Callable[..., Any], args: Sequence[Any], numbers: Sequence[int]
+) -> tuple[str, ...]:
+    try:
+        names = argument_names(f, args)
+    except ArgumentError:
+        names = ()
+    if len(names) != len(args):
+        names = tuple(f"x{k}" for k in range(len(args)))
+    paths: list[str] = []
+    for number in numbers:
+        with_paths, _ = jax.tree_util.tree_flatten_with_path(args[number])
+        paths.extend(names[number] + path_text(path) for path, _ in with_paths)
+    return tuple(paths)
+
+
+def _check_selected(leaves: Sequence[Any], names: Sequence[str]) -> None:
+    if not leaves:
+        raise ArgumentError("argnums names an argument without any array in it")
+    for x, name in zip(leaves, names, strict=True):
+        if isinstance(x, (bool, int)) or not _is_array(x):
+            kind = type(x).__name__
+            raise ArgumentError(
+                f"{name} is of Python type {kind}, which has no derivative; pass floating point "
+                f"({name}={x!r})"
+            )
+        dtype = jnp.result_type(x) if not isinstance(x, jax.ShapeDtypeStruct) else x.dtype
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise ArgumentError(
+                f"{name} is complex ({short_type(np.shape(x), dtype)}); pass its real and "
+                "imaginary parts as two arguments"
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            shape = tuple(getattr(x, "shape", ()))
+            raise ArgumentError(
+                f"{name} is {short_type(shape, dtype)}, which has no derivative; pass floating "
+                "point, or name other arguments in argnums"
+            )
