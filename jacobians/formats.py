@@ -29,9 +29,13 @@ from jacobians.pieces import (
     Zero,
 )
 from jacobians.prepare import Prepared
+from jacobians.structure import Structure
 
 # a grid's indices beyond so many are computed inside the program rather than stored in it
 MAX_CONSTANT = 1 << 18
+
+TRIANGLES = frozenset(["lower-triangular", "upper-triangular"])
+BY_ENTRY = TRIANGLES | {"diagonal"}
 
 Maker = Callable[[Prepared, dict[Any, Any], bool, int, Any], Any]
 
@@ -81,31 +85,29 @@ def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data:
     """A block as the structured piece that its proved structure allows."""
     plan = prepared.blocks[k]
     pattern = plan.pattern
-    proof = kept.get(("proof", k))
-    if proof is None:
-        proof = kept["proof", k] = prepared.proof(k)
-    shapes = (pattern.out_shape, pattern.in_shape, proof.properties)
+    if ("form", k) not in kept:
+        kept["form", k] = _form(prepared, k)
+    structure, properties, lower, upper = kept["form", k]
+    shapes = (pattern.out_shape, pattern.in_shape, properties)
     m, n = pattern.shape
     if pattern.count == 0:
         return Zero(data, *shapes)
     if plan.outer is not None:
         left, right = data
         return Outer(left, right, *shapes)
-    if m == n and (pattern.is_diagonal or "diagonal" in proof.properties):
+    if "diagonal" in properties:
         values = data
         if pattern.count < n:
             values = jnp.zeros(n, data.dtype).at[pattern.rows].set(data)
         return Diagonal(values, *shapes)
     if pattern.full:
         return Dense(data.reshape(m, n), *shapes)
-    structure = proof.structure
     if structure.kind in ("block-diagonal", "kronecker") and structure.get("blocks"):
         height, width = structure.get("block_shape")
         made = _block_diagonal(pattern, data, structure.get("blocks"), height, width)
         return BlockDiagonal(made, *shapes)
-    offsets = pattern.columns.astype(np.int64) - pattern.rows
-    lower, upper = max(0, -int(np.min(offsets))), max(0, int(np.max(offsets)))
     if (lower + upper + 1) * m <= 2 * pattern.count:
+        offsets = pattern.columns.astype(np.int64) - pattern.rows
         place = (offsets + lower) * m + pattern.rows
         flat = jnp.zeros((lower + upper + 1) * m, data.dtype)
         diagonals = flat.at[place].set(data, unique_indices=True)
@@ -114,6 +116,34 @@ def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data:
     matrix = BCOO((data, jnp.asarray(indices)), shape=(m, n), indices_sorted=True,
                   unique_indices=True)  # fmt: skip
     return Sparse(matrix, *shapes)
+
+
+def _form(prepared: Prepared, k: int) -> tuple[Structure, frozenset[str], int, int]:
+    """A block's structure, what is known of its entries, and its lower and upper bandwidth.
+
+    A name may speak of blocks: a matrix is called triangular too when it is triangular in blocks.
+    So diagonals and triangles are read off the entries.
+    """
+    plan, proof = prepared.blocks[k], prepared.proof(k)
+    pattern = plan.pattern
+    m, n = pattern.shape
+    if pattern.count == 0 or pattern.is_diagonal:
+        lower, upper = 0, 0
+    elif pattern.full or plan.outer is not None:
+        lower, upper = m - 1, n - 1
+    else:
+        offsets = pattern.columns.astype(np.int64) - pattern.rows
+        lower, upper = max(0, -int(np.min(offsets))), max(0, int(np.max(offsets)))
+    properties = set(proof.properties) - BY_ENTRY
+    if proof.structure.kind in TRIANGLES and proof.structure.get("blocks"):
+        properties.add(f"block-{proof.structure.kind}")
+    if m == n:
+        found = (lower == upper == 0, lower == 0, upper == 0, max(lower, upper) <= 1)
+        names = ("diagonal", "upper-triangular", "lower-triangular", "tridiagonal")
+        properties |= {name for name, holds in zip(names, found, strict=True) if holds}
+        if lower == upper == 0 or (prepared.symmetric and plan.output == plan.input):
+            properties.add("symmetric")
+    return proof.structure, frozenset(properties), lower, upper
 
 
 def _block_diagonal(pattern: Pattern, data: Any, count: int, height: int, width: int) -> Any:
