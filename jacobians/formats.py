@@ -15,7 +15,8 @@ import scipy.sparse as sparse
 from jax.experimental.sparse import BCOO
 
 from jacobians import program
-from jacobians.linear import Plain
+from jacobians.errors import ArgumentError
+from jacobians.linear import FORWARD_REFUSED, Plain, forward, reverse
 from jacobians.pattern import Pattern
 from jacobians.pieces import (
     Banded,
@@ -29,6 +30,7 @@ from jacobians.pieces import (
     Zero,
 )
 from jacobians.prepare import Prepared
+from jacobians.proved_linear import is_linear
 from jacobians.structure import Structure
 
 # a grid's indices beyond so many are computed inside the program rather than stored in it
@@ -213,6 +215,8 @@ def products(plain: Plain) -> tuple[Any, Any, Any]:
         return program.run(plain.program, runtime[:first], runtime[first:])
 
     def push(runtime: Any, tangents: Any) -> Any:
+        if _only_backwards(plain):
+            return _transposed(pull, plain, runtime, tangents)
         f, point = plain.split(runtime)
         return jax.jvp(f, point, list(tangents), has_aux=True)[1]
 
@@ -221,3 +225,27 @@ def products(plain: Plain) -> tuple[Any, Any, Any]:
         return jax.vjp(f, *point, has_aux=True)[1](tuple(cotangents))
 
     return jax.jit(values), jax.jit(push), jax.jit(pull)
+
+
+def _only_backwards(plain: Plain) -> bool:
+    """Whether a `custom_vjp` inside has a rule for VJPs alone."""
+    custom = program.contains(plain.program, frozenset(program.CUSTOM_RULES))
+    return custom and program.contains(forward(plain).program, FORWARD_REFUSED)
+
+
+def _transposed(pull: Any, plain: Plain, runtime: Any, tangents: Any) -> Any:
+    """JVPs as the transpose of VJPs, which takes a rule that is linear in the cotangent."""
+    linear = reverse(plain)
+    directions = range(linear.runtime, linear.runtime + linear.directions)
+    if not is_linear(linear.whole, directions):
+        raise ArgumentError(
+            "the function has a custom_vjp whose rule is not certainly linear in the cotangent, so "
+            "that the operator has a vjp but no jvp and no product with a vector; use another "
+            "format, which applies the rule row by row as jax.jacobian does"
+        )
+    types = tuple(
+        jax.ShapeDtypeStruct(program.shape_of(a), program.dtype_of(a))
+        for a in plain.program.outputs[: plain.results]
+    )
+    transpose = jax.linear_transpose(lambda cotangents: pull(runtime, cotangents), types)
+    return transpose(tuple(tangents))[0]
