@@ -14,17 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jacobians.errors import ArgumentError
-from jacobians.pieces import (
-    Banded,
-    BlockDiagonal,
-    Dense,
-    Diagonal,
-    JacobianOperator,
-    Outer,
-    Piece,
-    Sparse,
-    Zero,
-)
+from jacobians.pieces import Banded, Dense, Diagonal, JacobianOperator, Piece, Zero
 
 # tags of a matrix from one space to itself, and those of any square matrix
 SAME_SPACE = {"symmetric": "symmetric_tag"}
@@ -32,9 +22,6 @@ SQUARE = {
     "lower-triangular": "lower_triangular_tag",
     "upper-triangular": "upper_triangular_tag",
 }
-
-# the number of axes of the first array of a piece
-AXES: dict[type, int] = {Zero: 1, Diagonal: 1, Sparse: 1, Banded: 2, Dense: 2, BlockDiagonal: 3}
 
 
 def to_lineax(piece: Piece) -> Any:
@@ -53,7 +40,8 @@ def to_lineax(piece: Piece) -> Any:
         ArgumentError: lineax is not installed, or the piece holds a batch of matrices.
     """
     lineax = _lineax()
-    dtype = _check_not_batched(piece)
+    piece.check_single()
+    dtype = jax.tree.leaves(piece)[0].dtype
     into, out = (jax.ShapeDtypeStruct(s, dtype) for s in (piece.in_shape, piece.out_shape))
     if isinstance(piece, (Diagonal, Zero)) and piece.in_shape == piece.out_shape:
         values = piece.values if isinstance(piece, Diagonal) else jnp.zeros(into.shape, dtype)
@@ -111,23 +99,6 @@ def _three_diagonals(piece: Banded) -> tuple[Any, Any, Any]:
     lower = d[piece.lower - 1, 1:] if piece.lower else none
     upper = d[piece.lower + 1, :-1] if piece.upper else none
     return d[piece.lower], lower, upper
-
-
-def _check_not_batched(piece: Piece) -> Any:
-    """The dtype of a piece's entries; `jax.vmap` returns pieces that hold many matrices at once."""
-    entries = jax.tree.leaves(piece)[0]
-    if isinstance(piece, Outer):
-        given = jnp.ndim(piece.left) + jnp.ndim(piece.right)
-        expected = len(piece.out_shape) + len(piece.in_shape)
-    else:
-        given, expected = jnp.ndim(entries), AXES[type(piece)]
-    if given != expected:
-        m, n = piece.shape
-        raise ArgumentError(
-            f"this {type(piece).__name__} holds a batch of {m}×{n} matrices, as jax.vmap returns "
-            "them; call to_lineax() inside the function that is mapped"
-        )
-    return entries.dtype
 
 
 def _lineax() -> Any:
