@@ -143,7 +143,7 @@ def _form(prepared: Prepared, k: int) -> tuple[Structure, frozenset[str], int, i
         found = (lower == upper == 0, lower == 0, upper == 0, max(lower, upper) <= 1)
         names = ("diagonal", "upper-triangular", "lower-triangular", "tridiagonal")
         properties |= {name for name, holds in zip(names, found, strict=True) if holds}
-        if lower == upper == 0 or (prepared.symmetric and plan.output == plan.input):
+        if lower == upper == 0:
             properties.add("symmetric")
     return proof.structure, frozenset(properties), lower, upper
 

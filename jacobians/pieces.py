@@ -41,8 +41,7 @@ class Piece:
 
     `properties` are the names of `jacobians.structure` that are proved of the flattened matrix. A
     triangle is one of entries here, that of blocks is called `block-lower-triangular`; at most one
-    diagonal on either side of the main one is `tridiagonal`. A Hessian is `symmetric` where `f` has
-    second derivatives and no custom rule.
+    diagonal on either side of the main one is `tridiagonal`.
     """
 
     out_shape: Shape
