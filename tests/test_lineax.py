@@ -4,9 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, note, settings
 
 from jacobians import ArgumentError, hessian, jacobian
+from jacobians.pieces import Piece
+from tests.derive.programs import programs
+from tests.test_explain import TABLE
 from tests.test_jacobian import arrow, clipped_gradient, heat, rosenbrock, values
+from tests.test_jacobian_everywhere import ROWS, explained_call, explicit, table_call
 
 lineax = pytest.importorskip("lineax")
 
@@ -298,3 +303,48 @@ def test_a_batch_of_pieces_is_refused():
     pieces = jax.vmap(jacobian(jnp.sin, format="blocks"))(values(3, 4))
     with pytest.raises(ArgumentError, match="holds a batch of 4×4 matrices"):
         pieces.to_lineax()
+
+
+def check_tags(f, args, numbers, tolerance):
+    """Every tag of every block holds for the explicit matrix, and the operator is that matrix."""
+    expected, finite = explicit(f, numbers)(*args)
+    pieces = jacobian(f, numbers, format="blocks")(*args)
+    leaves = jax.tree.leaves(pieces, is_leaf=lambda x: isinstance(x, Piece))
+    explicits = zip(jax.tree.leaves(expected), jax.tree.leaves(finite), strict=True)
+    for piece, (tensor, where) in zip(leaves, explicits, strict=True):
+        if 0 in piece.shape or not where.all():
+            continue
+        operator = piece.to_lineax()
+        matrix = np.asarray(tensor, np.float64).reshape(piece.shape)
+        scale = max(1.0, np.abs(matrix).max())
+        made = np.asarray(operator.as_matrix(), np.float64)
+        np.testing.assert_allclose(made, matrix, rtol=tolerance, atol=tolerance * scale)
+        for tag, query in QUERIES.items():
+            if query(operator):
+                # both are right to rounding only
+                rounded = np.where(np.abs(matrix) > tolerance * scale, matrix, 0)
+                close = np.allclose(matrix, matrix.T, tolerance, tolerance * scale)
+                assert close if tag == "symmetric" else HOLDS[tag](rounded)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("row", ROWS, ids=[row.split(" | ")[0] for row in ROWS])
+def test_the_tags_of_every_function_of_the_table_of_jax(row):
+    check_tags(*table_call(row, False), 1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", TABLE)
+def test_the_tags_of_every_function_of_the_table_of_explain(name):
+    check_tags(*explained_call(name, False), 2e-4)
+
+
+@pytest.mark.long
+@settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
+@given(program=programs(steps=8))
+def test_the_tags_of_random_programs(program):
+    note(program.describe())
+    with jax.enable_x64(True):
+        generator = np.random.default_rng(7)
+        args = tuple(jnp.asarray(generator.normal(size=s)) for s in program.shapes)
+        check_tags(program, args, tuple(range(len(args))), 1e-5)
