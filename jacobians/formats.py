@@ -15,7 +15,8 @@ import scipy.sparse as sparse
 from jax.experimental.sparse import BCOO
 
 from jacobians import program
-from jacobians.linear import Plain
+from jacobians.errors import ArgumentError
+from jacobians.linear import FORWARD_REFUSED, Plain, forward, reverse
 from jacobians.pattern import Pattern
 from jacobians.pieces import (
     Banded,
@@ -29,9 +30,14 @@ from jacobians.pieces import (
     Zero,
 )
 from jacobians.prepare import Prepared
+from jacobians.proved_linear import is_linear
+from jacobians.structure import Structure
 
 # a grid's indices beyond so many are computed inside the program rather than stored in it
 MAX_CONSTANT = 1 << 18
+
+TRIANGLES = frozenset(["lower-triangular", "upper-triangular"])
+BY_ENTRY = TRIANGLES | {"diagonal"}
 
 Maker = Callable[[Prepared, dict[Any, Any], bool, int, Any], Any]
 
@@ -81,31 +87,29 @@ def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data:
     """A block as the structured piece that its proved structure allows."""
     plan = prepared.blocks[k]
     pattern = plan.pattern
-    proof = kept.get(("proof", k))
-    if proof is None:
-        proof = kept["proof", k] = prepared.proof(k)
-    shapes = (pattern.out_shape, pattern.in_shape, proof.properties)
+    if ("form", k) not in kept:
+        kept["form", k] = _form(prepared, k)
+    structure, properties, lower, upper = kept["form", k]
+    shapes = (pattern.out_shape, pattern.in_shape, properties)
     m, n = pattern.shape
     if pattern.count == 0:
         return Zero(data, *shapes)
     if plan.outer is not None:
         left, right = data
         return Outer(left, right, *shapes)
-    if m == n and (pattern.is_diagonal or "diagonal" in proof.properties):
+    if "diagonal" in properties:
         values = data
         if pattern.count < n:
             values = jnp.zeros(n, data.dtype).at[pattern.rows].set(data)
         return Diagonal(values, *shapes)
     if pattern.full:
         return Dense(data.reshape(m, n), *shapes)
-    structure = proof.structure
     if structure.kind in ("block-diagonal", "kronecker") and structure.get("blocks"):
         height, width = structure.get("block_shape")
         made = _block_diagonal(pattern, data, structure.get("blocks"), height, width)
         return BlockDiagonal(made, *shapes)
-    offsets = pattern.columns.astype(np.int64) - pattern.rows
-    lower, upper = max(0, -int(np.min(offsets))), max(0, int(np.max(offsets)))
     if (lower + upper + 1) * m <= 2 * pattern.count:
+        offsets = pattern.columns.astype(np.int64) - pattern.rows
         place = (offsets + lower) * m + pattern.rows
         flat = jnp.zeros((lower + upper + 1) * m, data.dtype)
         diagonals = flat.at[place].set(data, unique_indices=True)
@@ -114,6 +118,34 @@ def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data:
     matrix = BCOO((data, jnp.asarray(indices)), shape=(m, n), indices_sorted=True,
                   unique_indices=True)  # fmt: skip
     return Sparse(matrix, *shapes)
+
+
+def _form(prepared: Prepared, k: int) -> tuple[Structure, frozenset[str], int, int]:
+    """A block's structure, what is known of its entries, and its lower and upper bandwidth.
+
+    A name may speak of blocks: a matrix is called triangular too when it is triangular in blocks.
+    So diagonals and triangles are read off the entries.
+    """
+    plan, proof = prepared.blocks[k], prepared.proof(k)
+    pattern = plan.pattern
+    m, n = pattern.shape
+    if pattern.count == 0 or pattern.is_diagonal:
+        lower, upper = 0, 0
+    elif pattern.full or plan.outer is not None:
+        lower, upper = m - 1, n - 1
+    else:
+        offsets = pattern.columns.astype(np.int64) - pattern.rows
+        lower, upper = max(0, -int(np.min(offsets))), max(0, int(np.max(offsets)))
+    properties = set(proof.properties) - BY_ENTRY
+    if proof.structure.kind in TRIANGLES and proof.structure.get("blocks"):
+        properties.add(f"block-{proof.structure.kind}")
+    if m == n:
+        found = (lower == upper == 0, lower == 0, upper == 0, max(lower, upper) <= 1)
+        names = ("diagonal", "upper-triangular", "lower-triangular", "tridiagonal")
+        properties |= {name for name, holds in zip(names, found, strict=True) if holds}
+        if lower == upper == 0:
+            properties.add("symmetric")
+    return proof.structure, frozenset(properties), lower, upper
 
 
 def _block_diagonal(pattern: Pattern, data: Any, count: int, height: int, width: int) -> Any:
@@ -183,6 +215,8 @@ def products(plain: Plain) -> tuple[Any, Any, Any]:
         return program.run(plain.program, runtime[:first], runtime[first:])
 
     def push(runtime: Any, tangents: Any) -> Any:
+        if _only_backwards(plain):
+            return _transposed(pull, plain, runtime, tangents)
         f, point = plain.split(runtime)
         return jax.jvp(f, point, list(tangents), has_aux=True)[1]
 
@@ -191,3 +225,27 @@ def products(plain: Plain) -> tuple[Any, Any, Any]:
         return jax.vjp(f, *point, has_aux=True)[1](tuple(cotangents))
 
     return jax.jit(values), jax.jit(push), jax.jit(pull)
+
+
+def _only_backwards(plain: Plain) -> bool:
+    """Whether a `custom_vjp` inside has a rule for VJPs alone."""
+    custom = program.contains(plain.program, frozenset(program.CUSTOM_RULES))
+    return custom and program.contains(forward(plain).program, FORWARD_REFUSED)
+
+
+def _transposed(pull: Any, plain: Plain, runtime: Any, tangents: Any) -> Any:
+    """JVPs as the transpose of VJPs, which takes a rule that is linear in the cotangent."""
+    linear = reverse(plain)
+    directions = range(linear.runtime, linear.runtime + linear.directions)
+    if not is_linear(linear.whole, directions):
+        raise ArgumentError(
+            "the function has a custom_vjp whose rule is not certainly linear in the cotangent, so "
+            "that the operator has a vjp but no jvp and no product with a vector; use another "
+            "format, which applies the rule row by row as jax.jacobian does"
+        )
+    types = tuple(
+        jax.ShapeDtypeStruct(program.shape_of(a), program.dtype_of(a))
+        for a in plain.program.outputs[: plain.results]
+    )
+    transpose = jax.linear_transpose(lambda cotangents: pull(runtime, cotangents), types)
+    return transpose(tuple(tangents))[0]

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCOO
 
+from jacobians.arguments import short_type
 from jacobians.errors import ArgumentError
 
 Shape = tuple[int, ...]
@@ -36,11 +37,36 @@ def _static(*names: str) -> Callable[[type], type]:
 
 
 class Piece:
-    """A linear map from arrays of shape `in_shape` to arrays of shape `out_shape`."""
+    """A linear map from arrays of shape `in_shape` to arrays of shape `out_shape`.
+
+    `properties` are the names of `jacobians.structure` that are proved of the flattened matrix. A
+    triangle is one of entries here, that of blocks is called `block-lower-triangular`; at most one
+    diagonal on either side of the main one is `tridiagonal`.
+    """
 
     out_shape: Shape
     in_shape: Shape
     properties: frozenset[str]
+
+    @property
+    def _axes(self) -> tuple[int, int]:
+        """The number of axes of what it holds: as it is, and as it is for one matrix."""
+        raise NotImplementedError
+
+    def check_single(self) -> None:
+        """Refuses a batch of matrices.
+
+        Raises:
+            ArgumentError: the piece comes out of `jax.vmap`, which puts a further axis before all
+                that it holds.
+        """
+        given, expected = self._axes
+        if given != expected:
+            m, n = self.shape
+            raise ArgumentError(
+                f"this {type(self).__name__} piece holds a batch of {m}×{n} matrices, as jax.vmap "
+                "returns them; use it inside a function that is mapped over the batch"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,16 +83,21 @@ class Piece:
 
     def jvp(self, tangent: Any) -> Any:
         """The image of a tangent, shape `in_shape` → `out_shape`."""
+        self.check_single()
+        tangent = jnp.asarray(tangent)
         _check_shape(tangent, self.in_shape, "tangent")
         return self.times(jnp.reshape(tangent, -1)).reshape(self.out_shape)
 
     def vjp(self, cotangent: Any) -> Any:
         """The image of a cotangent, shape `out_shape` → `in_shape`."""
+        self.check_single()
+        cotangent = jnp.asarray(cotangent)
         _check_shape(cotangent, self.out_shape, "cotangent")
         return self.times_transposed(jnp.reshape(cotangent, -1)).reshape(self.in_shape)
 
     def __matmul__(self, other: Any) -> Any:
         """The product with a tangent, or the flattened matrix with a flat vector or a matrix."""
+        self.check_single()
         m, n = self.shape
         if jnp.shape(other) == self.in_shape:
             return self.jvp(other)
@@ -81,6 +112,10 @@ class Piece:
 
     def todense(self) -> Any:
         """The block as an array of shape `out_shape + in_shape`."""
+        self.check_single()
+        return self._dense()
+
+    def _dense(self) -> Any:
         unit = jnp.eye(self.shape[1], dtype=jax.tree.leaves(self)[0].dtype)
         matrix = jax.vmap(self.times, in_axes=1, out_axes=1)(unit)
         return matrix.reshape(*self.out_shape, *self.in_shape)
@@ -102,13 +137,17 @@ class Zero(Piece):
     in_shape: Shape
     properties: frozenset[str] = frozenset()
 
+    @property
+    def _axes(self) -> tuple[int, int]:
+        return jnp.ndim(self.like), 1
+
     def times(self, vector: Any) -> Any:
         return jnp.zeros(self.shape[0], self.like.dtype)
 
     def times_transposed(self, vector: Any) -> Any:
         return jnp.zeros(self.shape[1], self.like.dtype)
 
-    def todense(self) -> Any:
+    def _dense(self) -> Any:
         return jnp.zeros((*self.out_shape, *self.in_shape), self.like.dtype)
 
 
@@ -122,13 +161,17 @@ class Diagonal(Piece):
     in_shape: Shape
     properties: frozenset[str] = frozenset()
 
+    @property
+    def _axes(self) -> tuple[int, int]:
+        return jnp.ndim(self.values), 1
+
     def times(self, vector: Any) -> Any:
         return self.values * vector
 
     def times_transposed(self, vector: Any) -> Any:
         return self.values * vector
 
-    def todense(self) -> Any:
+    def _dense(self) -> Any:
         return jnp.diag(self.values).reshape(*self.out_shape, *self.in_shape)
 
 
@@ -142,6 +185,10 @@ class BlockDiagonal(Piece):
     in_shape: Shape
     properties: frozenset[str] = frozenset()
 
+    @property
+    def _axes(self) -> tuple[int, int]:
+        return jnp.ndim(self.blocks), 3
+
     def times(self, vector: Any) -> Any:
         count, _, width = self.blocks.shape
         return jnp.einsum("bij,bj->bi", self.blocks, vector.reshape(count, width)).reshape(-1)
@@ -150,7 +197,7 @@ class BlockDiagonal(Piece):
         count, height, _ = self.blocks.shape
         return jnp.einsum("bij,bi->bj", self.blocks, vector.reshape(count, height)).reshape(-1)
 
-    def todense(self) -> Any:
+    def _dense(self) -> Any:
         count, height, width = self.blocks.shape
         matrix = jnp.zeros((count, height, count, width), self.blocks.dtype)
         k = jnp.arange(count)
@@ -170,6 +217,10 @@ class Outer(Piece):
     out_shape: Shape
     in_shape: Shape
     properties: frozenset[str] = frozenset()
+
+    @property
+    def _axes(self) -> tuple[int, int]:
+        return jnp.ndim(self.left) + jnp.ndim(self.right), len(self.out_shape) + len(self.in_shape)
 
     def times(self, vector: Any) -> Any:
         split = jnp.ndim(self.left) - len(self.out_shape)
@@ -192,7 +243,7 @@ class Outer(Piece):
             return jnp.outer(self.left, self.right).reshape(-1) * vector[0]
         return self.todense().reshape(self.shape).T @ vector
 
-    def todense(self) -> Any:
+    def _dense(self) -> Any:
         return jnp.outer(self.left, self.right).reshape(*self.out_shape, *self.in_shape)
 
 
@@ -207,6 +258,10 @@ class Banded(Piece):
     out_shape: Shape
     in_shape: Shape
     properties: frozenset[str] = frozenset()
+
+    @property
+    def _axes(self) -> tuple[int, int]:
+        return jnp.ndim(self.diagonals), 2
 
     def times(self, vector: Any) -> Any:
         m, n = self.shape
@@ -234,6 +289,10 @@ class Sparse(Piece):
     in_shape: Shape
     properties: frozenset[str] = frozenset()
 
+    @property
+    def _axes(self) -> tuple[int, int]:
+        return jnp.ndim(self.matrix.data), 1
+
     def times(self, vector: Any) -> Any:
         rows, columns = self.matrix.indices[:, 0], self.matrix.indices[:, 1]
         made = self.matrix.data * vector[columns]
@@ -245,7 +304,7 @@ class Sparse(Piece):
         made = self.matrix.data * vector[rows]
         return jnp.zeros(self.shape[1], made.dtype).at[columns].add(made)
 
-    def todense(self) -> Any:
+    def _dense(self) -> Any:
         return self.matrix.todense().reshape(*self.out_shape, *self.in_shape)
 
 
@@ -259,13 +318,17 @@ class Dense(Piece):
     in_shape: Shape
     properties: frozenset[str] = frozenset()
 
+    @property
+    def _axes(self) -> tuple[int, int]:
+        return jnp.ndim(self.matrix), 2
+
     def times(self, vector: Any) -> Any:
         return self.matrix @ vector
 
     def times_transposed(self, vector: Any) -> Any:
         return vector @ self.matrix
 
-    def todense(self) -> Any:
+    def _dense(self) -> Any:
         return self.matrix.reshape(*self.out_shape, *self.in_shape)
 
 
@@ -296,6 +359,14 @@ class JacobianOperator:
     in_types: tuple[Any, ...]
     out_types: tuple[Any, ...]
 
+    def __repr__(self) -> str:
+        ins, outs = (
+            ", ".join(short_type(t.shape, t.dtype) for t in types)
+            for types in (self.in_types, self.out_types)
+        )
+        m, n = self.shape
+        return f"<JacobianOperator {m}×{n}: {ins} → {outs}>"
+
     @property
     def shape(self) -> tuple[int, int]:
         """The shape of the matrix of all results by all inputs."""
@@ -318,6 +389,7 @@ class JacobianOperator:
         alone = len(self.in_types) == 1 and jnp.shape(other) == self.in_types[0].shape
         if not flat or (alone and jax.tree.structure(other) == self.in_tree):
             return self.jvp(other)
+        _check_real([other], "array")
         if jnp.ndim(other) == 1 and jnp.shape(other)[0] == n:
             return self._flat(jnp.asarray(other))
         if jnp.ndim(other) == 2 and jnp.shape(other)[0] == n:
@@ -344,13 +416,22 @@ class JacobianOperator:
 def _leaves(given: Any, tree: Any, types: tuple[Any, ...], what: str) -> list[Any]:
     leaves, structure = jax.tree.flatten(given)
     shapes = [tuple(jnp.shape(x)) for x in leaves]
-    if structure != tree or shapes != [tuple(t.shape) for t in types]:
+    if structure != tree:
+        raise ArgumentError(f"the {what} is of structure {structure}; expected {tree}")
+    if shapes != [tuple(t.shape) for t in types]:
         expected = ", ".join(str(tuple(t.shape)) for t in types)
-        raise ArgumentError(
-            f"the {what} has shapes {', '.join(map(str, shapes))} in {structure}; expected "
-            f"{expected} in {tree}"
-        )
+        found = ", ".join(map(str, shapes))
+        plural = "s" if len(shapes) > 1 else ""
+        raise ArgumentError(f"the {what} has shape{plural} {found}; expected {expected}")
+    _check_real(leaves, what)
     return [jnp.asarray(x, t.dtype) for x, t in zip(leaves, types, strict=True)]
+
+
+def _check_real(arrays: Any, what: str) -> None:
+    if any(jnp.iscomplexobj(x) for x in arrays):
+        raise ArgumentError(
+            f"the {what} is complex; multiply its real and imaginary parts one after the other"
+        )
 
 
 def _check_shape(array: Any, shape: Shape, what: str) -> None:

@@ -1,6 +1,5 @@
 """Structured pieces, operators, their export, and what plan prints."""
 
-import importlib.util
 import sys
 
 import jax
@@ -130,31 +129,82 @@ def test_products_of_the_wrong_shape_are_refused():
         (lambda: piece.vjp(values(8)), "the cotangent has shape (8,), expected (9,)"),
         (lambda: piece @ values(8), "cannot multiply a 9×9 Jacobian"),
         (lambda: operator @ values(8), "cannot multiply a 9×9 Jacobian"),
-        (lambda: operator.jvp({"x": values(9)}), "the tangent has shapes"),
+        (lambda: operator.jvp(values(8)), "the tangent has shape (8,); expected (9,)"),
+        (lambda: operator.jvp({"x": values(9)}), "the tangent is of structure"),
+        (lambda: operator.jvp(1j * values(9)), "the tangent is complex"),
+        (lambda: operator.vjp(1j * values(9)), "the cotangent is complex"),
+        (lambda: operator @ (1j * values(9, 2)), "the array is complex"),
     ):
         with pytest.raises(ArgumentError) as caught:
             call()
         assert message in str(caught.value)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lineax") is None, reason="lineax is not installed")
-def test_the_export_solves_with_the_right_solver():
-    import lineax
-
-    x, b = values(9), values(9, seed=2)
-    for f, kind in (
-        (lambda x: 2 * x + jnp.tanh(x), lineax.DiagonalLinearOperator),
-        (lambda x: 3 * x + heat(x) * 0.1, lineax.TridiagonalLinearOperator),
-        (lambda x: 5 * x + jnp.tanh(jnp.outer(x, x) @ x), lineax.MatrixLinearOperator),
+def test_a_batch_of_pieces_is_refused_outside_a_mapped_function():
+    batch = values(3, 2, 4)
+    pieces = jax.vmap(jacobian(jax.nn.softmax, format="blocks"))(batch)
+    for call in (
+        lambda: pieces.jvp(batch[0]),
+        lambda: pieces.vjp(batch[0]),
+        lambda: pieces @ jnp.ravel(batch[0]),
+        pieces.todense,
     ):
-        operator = jacobian(f, format="blocks")(x).to_lineax()
-        assert isinstance(operator, kind)
-        solution = lineax.linear_solve(operator, b).value
-        np.testing.assert_allclose(jax.jacobian(f)(x) @ solution, b, rtol=1e-3, atol=1e-3)
-    lower = jacobian(lambda x: jnp.cumsum(x * x), format="blocks")(x).to_lineax()
-    assert lineax.is_lower_triangular(lower)
-    function = jacobian(jnp.sort, format="operator")(x).to_lineax()
-    np.testing.assert_allclose(function.mv(b), jax.jvp(jnp.sort, (x,), (b,))[1])
+        with pytest.raises(ArgumentError, match="holds a batch of 8×8 matrices"):
+            call()
+    mapped = jax.vmap(lambda piece, x: piece.jvp(x))(pieces, batch)
+    for got, x in zip(mapped, batch, strict=True):
+        np.testing.assert_allclose(got, jax.jvp(jax.nn.softmax, (x,), (x,))[1], atol=1e-6)
+
+
+def test_names_of_a_piece_speak_of_entries():
+    mask = np.tril(np.ones((4, 4), bool))
+
+    def attention(x):
+        return jax.nn.softmax(jnp.where(mask, x @ x.T, -jnp.inf)) @ x
+
+    piece = jacobian(attention, format="blocks")(values(4, 2))
+    assert "block-lower-triangular" in piece.properties
+    assert not {"lower-triangular", "upper-triangular", "diagonal"} & piece.properties
+    sums = jacobian(lambda x: jnp.cumsum(jnp.exp(x)), format="blocks")(values(4))
+    assert "lower-triangular" in sums.properties
+    band = jacobian(heat, format="blocks")(values(9))
+    assert {"tridiagonal", "banded"} <= band.properties
+    # known to be diagonal by its values, though every entry is listed
+    scaled = jacobian(lambda x: jnp.diag(jnp.arange(1.0, 5)) @ x, format="blocks")(values(4))
+    np.testing.assert_allclose(scaled.todense(), np.diag(np.arange(1.0, 5)))
+
+
+@jax.custom_vjp
+def sine(x):
+    return jnp.sin(x)
+
+
+sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, c: (c * jnp.cos(x),))
+
+
+def test_an_operator_of_a_custom_vjp_multiplies_both_ways():
+    def f(d):
+        return {"y": sine(d["a"]) * d["b"], "z": jnp.sum(sine(d["b"]))}
+
+    d = {"a": values(3), "b": values(3, seed=1)}
+    parts = jax.jacobian(f)(d)
+    operator = jacobian(f, format="operator")(d)
+    pushed = jax.jit(lambda operator: operator.jvp(d))(operator)
+    expected = {k: parts[k]["a"] @ d["a"] + parts[k]["b"] @ d["b"] for k in ("y", "z")}
+    for k in expected:
+        np.testing.assert_allclose(pushed[k], expected[k], rtol=1e-5, atol=1e-6)
+    flat = operator @ jnp.concatenate([d["a"], d["b"]])
+    np.testing.assert_allclose(flat, [*expected["y"], expected["z"]], rtol=1e-5, atol=1e-6)
+    # a rule that is no linear map has no transpose
+    clipped = jacobian(clipped_gradient, format="operator")(values(4))
+    assert clipped.vjp(values(4)).shape == (4,)
+    with pytest.raises(ArgumentError, match="not certainly linear in the cotangent"):
+        clipped.jvp(values(4))
+
+
+def test_an_operator_prints_what_it_is():
+    operator = jacobian(lambda x, y: x * y.sum(), (0, 1), format="operator")(values(4), values(2))
+    assert repr(operator) == "<JacobianOperator 4×6: f32[4], f32[2] → f32[4]>"
 
 
 def test_without_lineax_the_export_says_what_to_install(monkeypatch):
