@@ -221,7 +221,7 @@ def audit(
     groups: dict[Any, list[Site]] = {}
     others: dict[str, int] = {}
     for site in found.sites:
-        if _of_jax(site) and not library and site.definition.name not in declared:
+        if program.of_jax(site.definition) and not library and site.definition.name not in declared:
             others[site.definition.name] = others.get(site.definition.name, 0) + site.seen
         else:
             key = site.definition, site.kind, site.types, program.is_batched_rule(site.equation)
@@ -319,9 +319,9 @@ def _audit_rule(
     definition = sites[0].definition
     return RuleAudit(
         definition.name, sites[0].kind, _place(definition.file, definition.line),
-        _callers(sites), sites[0].types, batched, _of_jax(sites[0]), sum(s.seen for s in sites),
-        not any(s.unseen for s in sites), len(probes), tuple(checked), verdict, diagnosis,
-        declared, tuple(notes),
+        _callers(sites), sites[0].types, batched, program.of_jax(definition),
+        sum(s.seen for s in sites), not any(s.unseen for s in sites), len(probes),
+        tuple(checked), verdict, diagnosis, declared, tuple(notes),
     )  # fmt: skip
 
 
@@ -461,13 +461,6 @@ def _unreached(operation: str) -> RuleAudit:
     )  # fmt: skip
 
 
-def _of_jax(site: Site) -> bool:
-    """Whether a rule's function was written in JAX's own package."""
-    file = site.definition.file
-    return file is not None and os.path.abspath(file).startswith(_JAX + os.sep)
-
-
-_JAX = os.path.dirname(os.path.abspath(jax.__file__))
 _OURS = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -476,7 +469,7 @@ def _callers(sites: Sequence[Site]) -> tuple[str, ...]:
     found = []
     for site in sites:
         for file, line, _ in program.call_stack(site.equation):
-            if not os.path.abspath(file).startswith((_JAX + os.sep, _OURS + os.sep)):
+            if not os.path.abspath(file).startswith((program.JAX_FOLDER, _OURS + os.sep)):
                 found.append(_place(file, line))
                 break
     return tuple(dict.fromkeys(place for place in found if place is not None))

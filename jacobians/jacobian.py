@@ -12,7 +12,7 @@ by the traced program, so a function may close over anything, changing arrays an
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import Any, Generic, TypeVar, cast
 
@@ -128,11 +128,35 @@ def hessian(
     _check(f, options)
 
     def hessian_of_f(*args: Any, **kwargs: Any) -> Any:
-        inner = gradient(f, argnums, has_aux)
-        value, result = _apply(inner, options, args, kwargs, values_too=has_aux)
+        bound, symmetric = bind_hessian(f, options.argnums, argnums, has_aux, args, kwargs)
+        own = replace(options, symmetric=symmetric)
+        value, result = _result(bound, own, values_too=has_aux)
         return (result, value[1]) if has_aux else result
 
     return hessian_of_f
+
+
+def bind_hessian(
+    f: Callable[..., Any],
+    numbers: Sequence[int],
+    argnums: int | Sequence[int],
+    has_aux: bool,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+) -> tuple[Bound, bool]:
+    """Binds the gradient of a function, and tells whether its Jacobian is certainly symmetric.
+
+    JAX has applied the custom derivative rules inside to the gradient, where they do not show any
+    more. Its own are right; any other may break the symmetry.
+    """
+    bound = bind_call(gradient(f, argnums, has_aux), numbers, has_aux, args, kwargs)
+    looked_at = bound.values is not None
+    if looked_at or program.has_foreign_rule(
+        bind_call(f, numbers, has_aux, args, kwargs).plain.program
+    ):
+        note = "custom derivative rules, or values looked at: the Hessian may be unsymmetric"
+        return replace(bound, notes=(*bound.notes, note)), False
+    return bound, True
 
 
 def gradient(
@@ -269,7 +293,12 @@ def _apply(
     values_too: bool,
 ) -> Any:
     """The value of a call, or None unless wanted, and its Jacobian."""
-    bound = bind_call(f, options.argnums, options.has_aux, args, kwargs)
+    return _result(
+        bind_call(f, options.argnums, options.has_aux, args, kwargs), options, values_too
+    )
+
+
+def _result(bound: Bound, options: _Options, values_too: bool) -> Any:
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in bound.runtime):
         raise ArgumentError(
             "an argument is a jax.ShapeDtypeStruct, which has no values to take a Jacobian at; "

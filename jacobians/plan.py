@@ -18,7 +18,7 @@ from jacobians.coloring import lower_bound, symmetric_lower_bound
 from jacobians.derive.call import CallDerivation
 from jacobians.derive.walk import Derivation
 from jacobians.formula import formulas
-from jacobians.jacobian import entry_for, gradient
+from jacobians.jacobian import bind_hessian, entry_for
 from jacobians.prepare import Prepared, check_types
 from jacobians.structure import Structure
 
@@ -188,10 +188,12 @@ def plan(
         ArgumentError: as `jacobian` does.
     """
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    inner = gradient(f, argnums, has_aux) if of == "hessian" else f
-    bound = bind_call(inner, numbers, has_aux, args, {})
+    if of == "hessian":
+        bound, symmetric = bind_hessian(f, numbers, argnums, has_aux, args, {})
+    else:
+        bound, symmetric = bind_call(f, numbers, has_aux, args, {}), False
     check_types(bound.out_types, bound.out_names)
-    prepared = entry_for(bound, chunk_size, of == "hessian").prepared
+    prepared = entry_for(bound, chunk_size, symmetric).prepared
     names = bound.out_names if of == "jacobian" else tuple(f"grad {n}" for n in bound.in_names)
     return _described(prepared, bound, names, function_name(f))
 

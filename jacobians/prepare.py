@@ -250,9 +250,7 @@ def prepare(
         )
         pull = pull or _try_reverse(plain)
         push = None if pull is not None else push
-    if symmetric and custom:
-        notes.append("custom derivative rules: the Hessian is not assumed to be symmetric")
-        symmetric = False
+    symmetric = symmetric and linear and not program.has_foreign_rule(plain.program)
     builder = _Builder(plain, push, pull, derivation, linear, symmetric, factors, closed)
     blocks = builder.blocks()
     swept = [b for b in blocks if b.way == ""]

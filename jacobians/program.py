@@ -10,6 +10,7 @@ forms read the same from outside.
     ['sin', 'mul']
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -172,6 +173,23 @@ def definition(equation: Equation) -> Definition:
     if found is None:
         return Definition(text.split(" at ")[0], None, None)
     return Definition(found[1], found[2], int(found[3]))
+
+
+def of_jax(found: Definition) -> bool:
+    """Whether a rule's function was written in JAX's own package."""
+    return found.file is not None and os.path.abspath(found.file).startswith(JAX_FOLDER)
+
+
+JAX_FOLDER = os.path.dirname(os.path.abspath(jax.__file__)) + os.sep
+
+
+def has_foreign_rule(inner: Program) -> bool:
+    """Whether a custom derivative rule that is not JAX's own occurs anywhere inside a program."""
+    return any(
+        (equation.primitive.name in CUSTOM_RULES and not of_jax(definition(equation)))
+        or any(has_foreign_rule(p) for p in inner_programs(equation))
+        for equation in inner.equations
+    )
 
 
 def call_stack(equation: Equation) -> tuple[tuple[str, int, str], ...]:

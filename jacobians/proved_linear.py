@@ -41,8 +41,6 @@ PARTLY = {
     "triangular_solve": (1,),
 }
 PRODUCTS = frozenset(["mul", "dot_general", "conv_general_dilated"])
-STILL_ZERO = frozenset(["broadcast_in_dim", "reshape", "convert_element_type", "copy", "squeeze",
-                        "neg", "transpose"])  # fmt: skip
 
 
 class _NotLinear(Exception):
@@ -97,8 +95,7 @@ def _equation(equation: Any, marks: list[str]) -> list[str]:
     if called is not None:
         return _outputs(called, marks)
     if MOVING not in marks:
-        zero = name in STILL_ZERO and marks[0] == ZERO
-        return [ZERO if zero else STILL] * count
+        return [ZERO if _is_zero(name, marks) else STILL] * count
     if name == "scan":
         return _scan(program.scan_parts(equation), marks)
     if name == "while":
@@ -124,6 +121,17 @@ def _equation(equation: Any, marks: list[str]) -> list[str]:
     else:
         raise _NotLinear
     return [MOVING] * count
+
+
+def _is_zero(name: str, marks: Sequence[str]) -> bool:
+    """Whether an operation that no direction reaches gives 0 wherever its operands are finite."""
+    if name in PRODUCTS:
+        return ZERO in marks
+    if name in SUMS:
+        return all(mark == ZERO for mark in marks)
+    return (name == "div" and marks[0] == ZERO) or (
+        name == "select_n" and all(mark == ZERO for mark in marks[1:])
+    )
 
 
 def _stays_inexact(equation: Any) -> bool:

@@ -513,6 +513,47 @@ def test_hessians_read_mirrored_entries():
     same(hessian(f, format="dense")(x), jax.hessian(f)(x), 1e-4)
 
 
+def unsymmetric_rule(kind):
+    def back(x, c):
+        w = jax.lax.fori_loop(0, 3, lambda i, v: jnp.sin(v) + v, x)
+        first = (c[0] + 2 * jnp.sum(w[1:] * c[1:]))[None]
+        return jnp.concatenate([first, c[1:] + c[0] * w[1:]])
+
+    if kind == "custom_vjp":
+        rule = jax.custom_vjp(lambda x: x * 1.0)
+        rule.defvjp(lambda x: (x * 1.0, x), lambda x, c: (back(x, c),))
+    else:
+        rule = jax.custom_jvp(lambda x: x * 1.0)
+        rule.defjvp(lambda x, t: (x[0] * 1.0, back(x[0], t[0])))
+    return lambda x: jnp.sum(jax.nn.silu(rule(x)) ** 3)
+
+
+@pytest.mark.parametrize("kind", ["custom_vjp", "custom_jvp"])
+def test_a_rule_that_the_gradient_has_used_up_makes_no_hessian_symmetric(kind):
+    f, x = unsymmetric_rule(kind), values(30, seed=1)
+    expected = jax.hessian(f)(x)
+    assert np.abs(expected - expected.T).max() > 1
+    np.testing.assert_allclose(hessian(f, format="dense")(x), expected, rtol=1e-4, atol=1e-4)
+    under_jit = jax.jit(hessian(f, format="dense"))(x)
+    np.testing.assert_allclose(under_jit, expected, rtol=1e-4, atol=1e-4)
+    assert "the Hessian may be unsymmetric" in str(jacobians.plan(f, x, of="hessian"))
+    by_branch = lambda x: f(x) if x[0] > -9 else f(-x)  # noqa: E731
+    np.testing.assert_allclose(
+        hessian(by_branch, format="dense")(x), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_rules_of_jax_itself_leave_a_hessian_symmetric():
+    f = lambda x: jnp.sum(jax.nn.silu(x[1:] * x[:-1]) + jax.nn.softplus(x[1:]))  # noqa: E731
+    plain = jacobians.plan(f, values(40), of="hessian")
+    assert plain.symmetric
+    assert not plain.notes
+    x = values(40)
+    np.testing.assert_allclose(
+        hessian(f, format="dense")(x), jax.hessian(f)(x), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_a_rule_that_breaks_symmetry_is_not_taken_for_symmetric():
     @jax.custom_vjp
     def odd(x, y):
