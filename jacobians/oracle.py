@@ -24,6 +24,7 @@ from jacobians.errors import ArgumentError
 from jacobians.finite import richardson
 from jacobians.rule import first_line
 from jacobians.strip import kept_rules, strip_custom_rules
+from jacobians.terms import term_sizes
 
 Array = NDArray[Any]
 Integers = NDArray[np.int64]
@@ -104,6 +105,32 @@ class Oracle:
         x = np.where(x == 0, x.max(initial=0.0) or 1.0, x)
         units = y[rows] / x[columns]
         return np.asarray(np.where(np.isfinite(units), units, 0.0))
+
+    def finite_outputs(self, output: int) -> NDArray[np.bool_]:
+        """Which entries of an output are neither NaN nor infinite."""
+        return np.asarray(np.isfinite(self.outputs[output].reshape(-1)))
+
+    @cached_property
+    def _term_sizes(self) -> Callable[[int, Integers], list[Array]]:
+        return term_sizes(self.plain, [self.wide[k] for k in self.call.selected])
+
+    def terms(self, number: int, columns: Integers) -> list[Array]:
+        """How large the terms are that the derivatives of all outputs are the sums of.
+
+        Args:
+            number: position among the selected leaves of the one to move.
+            columns: its columns, moved together; no output may depend on two of them.
+
+        Returns:
+            One flat array for each differentiable output; zeros where it cannot be told.
+        """
+        with jax.enable_x64(True):
+            try:
+                return self._term_sizes(number, columns)
+            except Exception:
+                # no forward mode that can be taken apart: nothing is excused
+                places = [leaf for leaf in self.call.outputs if leaf.differentiable]
+                return [np.zeros(leaf.size) for leaf in places]
 
     def nudged(self, size: float, seed: int = 0) -> list[Any]:
         """The inputs with every float moved by a relative `size` to either side at random."""
