@@ -226,7 +226,7 @@ class Entries:
         if given is None and wrong.any():
             # what is left where terms cancel is rounding of the terms
             terms = self._terms(wrong, error, eps, soft, oracle, sides)
-            hard, soft = (t + self._roundings(eps) * eps * terms for t in (hard, soft))
+            hard, soft = (t + _of_terms(eps) * terms for t in (hard, soft))
             wrong = wrong & ~(error <= soft)
         if given is None and 1e-12 < eps < 1e-4 and wrong.any():
             noise = NOISE * sides.noise[self.inside]
@@ -236,7 +236,7 @@ class Entries:
             hard = soft + noise
         if given is None and eps <= 1e-12 and wrong.any():
             # far below what the block is made of: the last digits of double precision may be it
-            small = error <= 1e-8 * (self._size.max(initial=0.0) + self.unit + terms)
+            small = error <= 1e-8 * (self._size.max(initial=0.0) + self.unit) + 1e-12 * terms
             if small[wrong].any():
                 noise = np.where(small, NOISE * sides.double_noise[self.inside], 0.0)
                 wrong = wrong & ~(error <= soft + noise)
@@ -259,14 +259,14 @@ class Entries:
             for columns, mine in zip(groups, entries, strict=True):
                 made = oracle.terms(number, columns)[self.place]
                 terms[mine] = made[self.rows[mine]]
-                allowed = soft[mine] + self._roundings(eps) * eps * terms[mine]
-                if (error[mine] > allowed + 1e-8 * terms[mine]).any():
+                allowed = soft[mine] + max(_of_terms(eps), 1e-12) * terms[mine]
+                if (error[mine] > allowed).any():
                     return terms
         return terms
 
     @staticmethod
     def _roundings(eps: float) -> float:
-        """How many roundings of its row and column, or of its terms, an entry may be off."""
+        """How many roundings of its row and column an entry may be off."""
         return 2e3 if eps < 1e-12 else 8.0 if eps > 1e-4 else 64.0
 
     def _batches(
@@ -329,6 +329,11 @@ class Entries:
             if spent > KINK_BUDGET and broken:
                 break
         return wrong[off], kink[off], undefined[off], distance[off]
+
+
+def _of_terms(eps: float) -> float:
+    """What share of the terms that it is the sum of an entry may be off by."""
+    return (8.0 if eps > 1e-4 else 32.0) * eps
 
 
 def _digits(eps: float) -> str:
