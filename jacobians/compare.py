@@ -43,6 +43,8 @@ DOUBLE = float(np.finfo(np.float64).eps)
 SEEDS = 4
 NOISE = 10.0
 LOUD = 16.0
+# rounding, however amplified, is less than this share of the terms that cancel
+FAR = 1e-10
 # no more derivative samples than this are taken to look for kinks
 KINK_BUDGET = 1 << 26
 # so many groups of columns are looked at together
@@ -182,7 +184,8 @@ class Entries:
         hard = max(1e-5, roundings * eps) * size + floor
         hard = hard + self._roundings(eps) * eps * scale
         if self.moved is not None:
-            change = np.abs(self.moved - self.expected)
+            with np.errstate(invalid="ignore"):
+                change = np.abs(self.moved - self.expected)
             change = np.where(np.isfinite(change), change, 0.0)
             # how far one rounding of the inputs moves each derivative
             factor = 16.0 * max(eps / NUDGE, 1e-3)
@@ -229,18 +232,24 @@ class Entries:
             hard, soft = (t + _of_terms(eps) * terms for t in (hard, soft))
             wrong = wrong & ~(error <= soft)
         if given is None and 1e-12 < eps < 1e-4 and wrong.any():
-            noise = NOISE * sides.noise[self.inside]
+            with np.errstate(over="ignore"):
+                noise = NOISE * sides.noise[self.inside]
             if not confirmed:
                 noise = np.minimum(noise, 0.1 * self._size + 0.1 * self._scale)
             wrong = wrong & ~(error <= soft + noise)
             hard = soft + noise
         if given is None and eps <= 1e-12 and wrong.any():
             # far below what the block is made of: the last digits of double precision may be it
-            small = error <= 1e-8 * (self._size.max(initial=0.0) + self.unit) + 1e-12 * terms
+            small = error <= 1e-8 * (self._size.max(initial=0.0) + self.unit) + FAR * terms
             if small[wrong].any():
                 noise = np.where(small, NOISE * sides.double_noise[self.inside], 0.0)
                 wrong = wrong & ~(error <= soft + noise)
                 hard = hard + noise
+            small = wrong & (error <= FAR * terms)
+            if small.any():
+                noise = NOISE * self._measured(small, error, oracle, sides, oracle.noise)
+                wrong = wrong & ~(small & (error <= soft + noise))
+                hard = hard + np.where(small, noise, 0.0)
         return Comparison(actual, wrong, kink, undefined, error, hard, source, precision)
 
     def _terms(
@@ -250,19 +259,33 @@ class Entries:
 
         Columns are looked at from the worst on, until one is wrong for all that its terms explain.
         """
-        terms = np.zeros(len(error))
-        off = np.flatnonzero(wrong & np.isfinite(error))
+        factor = max(_of_terms(eps), FAR if eps <= 1e-12 else 0.0)
+        return self._measured(
+            wrong & np.isfinite(error), error, oracle, sides, oracle.terms,
+            lambda k, terms: bool((error[k] > soft[k] + factor * terms).any()),
+        )  # fmt: skip
+
+    def _measured(
+        self,
+        chosen: Bools,
+        error: Array,
+        oracle: Oracle,
+        sides: "Sides",
+        measure: Callable[[int, Integers], list[Array]],
+        enough: Callable[[Integers, Array], bool] | None = None,
+    ) -> Array:
+        """Something of the truth at chosen entries, group by group of columns, 0 elsewhere."""
+        result = np.zeros(len(error))
+        off = np.flatnonzero(chosen)
         if oracle.how != "forward mode":
-            return terms
+            return result
         number = oracle.call.selected.index(self.input)
         for groups, entries in self._batches(off, error[off], sides):
             for columns, mine in zip(groups, entries, strict=True):
-                made = oracle.terms(number, columns)[self.place]
-                terms[mine] = made[self.rows[mine]]
-                allowed = soft[mine] + max(_of_terms(eps), 1e-12) * terms[mine]
-                if (error[mine] > allowed).any():
-                    return terms
-        return terms
+                result[mine] = measure(number, columns)[self.place][self.rows[mine]]
+                if enough is not None and enough(mine, result[mine]):
+                    return result
+        return result
 
     @staticmethod
     def _roundings(eps: float) -> float:
@@ -391,7 +414,7 @@ class Sides:
         wide = [dense.promoted(leaf, v) for leaf, v in zip(call.inputs, values, strict=True)]
         with jax.enable_x64(True):
             try:
-                exact = self.mine(wide)
+                exact = np.nan_to_num(self.mine(wide))
                 made = [self.rounded(wide, eps, seed) - exact for seed in range(SEEDS)]
             except Exception:
                 made = []
@@ -509,13 +532,17 @@ def _backward(sides: Sides, oracle: Oracle, m: int, n: int) -> Array | None:
         return None
     call = oracle.call
 
-    def pull(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
-        primal, back = jax.vjp(oracle.plain, *(jnp.asarray(values[k]) for k in call.selected))
-        given = [c.astype(y.dtype) for c, y in zip(cotangents, primal, strict=True)]
-        return tuple(back(tuple(given)))
-
     with jax.enable_x64(True):
-        return implied_jacobian(call, pull, m, n)(oracle.wide).ravel()
+        primal, pull = jax.vjp(oracle.plain, *(jnp.asarray(oracle.wide[k]) for k in call.selected))
+        chunk = max(1, min(m, CHUNK // max(1, m + n)))
+        parts = []
+        for start in range(0, m, chunk):
+            # not compiled: XLA would turn a product with a unit vector into a choice, and 0·∞ to 0
+            made = jax.vmap(lambda *c: pull(c))(*dense.unit_vectors(primal, start, chunk))
+            parts.append(
+                np.concatenate([np.asarray(c, np.float64).reshape(chunk, -1) for c in made], axis=1)
+            )
+    return np.concatenate(parts)[:m].ravel() if parts else np.zeros(m * n)
 
 
 def _note_bars(expected: Array, bar: Array, notes: list[str]) -> None:

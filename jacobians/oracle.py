@@ -24,7 +24,7 @@ from jacobians.errors import ArgumentError
 from jacobians.finite import richardson
 from jacobians.rule import first_line
 from jacobians.strip import kept_rules, strip_custom_rules
-from jacobians.terms import term_sizes
+from jacobians.terms import Terms
 
 Array = NDArray[Any]
 Integers = NDArray[np.int64]
@@ -111,8 +111,8 @@ class Oracle:
         return np.asarray(np.isfinite(self.outputs[output].reshape(-1)))
 
     @cached_property
-    def _term_sizes(self) -> Callable[[int, Integers], list[Array]]:
-        return term_sizes(self.plain, [self.wide[k] for k in self.call.selected])
+    def _terms(self) -> Terms:
+        return Terms(self.plain, [self.wide[k] for k in self.call.selected])
 
     def terms(self, number: int, columns: Integers) -> list[Array]:
         """How large the terms are that the derivatives of all outputs are the sums of.
@@ -124,11 +124,18 @@ class Oracle:
         Returns:
             One flat array for each differentiable output; zeros where it cannot be told.
         """
+        return self._or_nothing(lambda: self._terms.sizes(number, columns))
+
+    def noise(self, number: int, columns: Integers) -> list[Array]:
+        """How far rounding in double precision moves the derivatives; see `terms`."""
+        return self._or_nothing(lambda: self._terms.noise(number, columns))
+
+    def _or_nothing(self, measured: Callable[[], list[Array]]) -> list[Array]:
         with jax.enable_x64(True):
             try:
-                return self._term_sizes(number, columns)
+                return measured()
             except Exception:
-                # no forward mode that can be taken apart: nothing is excused
+                # a program that JAX cannot take apart, or not twice: nothing is excused
                 places = [leaf for leaf in self.call.outputs if leaf.differentiable]
                 return [np.zeros(leaf.size) for leaf in places]
 
