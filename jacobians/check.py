@@ -49,7 +49,7 @@ from jacobians.oracle import Oracle
 from jacobians.probes import PROBES, Probed, probed
 from jacobians.report.spy import spy
 from jacobians.rule import Rule, find_rule, first_line, without_static
-from jacobians.verdict import nonfinite, verdicts
+from jacobians.verdict import nonfinite, note_lost, verdicts
 
 Array = NDArray[Any]
 
@@ -267,6 +267,7 @@ def check_vjp(
         results: list[Comparison] = []
     else:
         results = verdicts(made, oracle, rtol, atol)
+        note_lost(made, notes)
         problems += [Problem("non-finite", text) for text in nonfinite(call, made, results)]
         blocks = tuple(_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True))
         _note_single_precision(made, results, notes)

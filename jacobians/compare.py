@@ -11,7 +11,7 @@ what rounding may explain.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -75,6 +75,17 @@ class Comparison:
     source: str
     precision: str
 
+    def excusing(self, entries: Bools) -> "Comparison":
+        """The same with these entries undefined rather than wrong."""
+        if not entries.any():
+            return self
+        return replace(
+            self,
+            wrong=self.wrong & ~entries,
+            undefined=self.undefined | entries,
+            error=np.where(entries, 0.0, self.error),
+        )
+
     @property
     def at(self) -> int | None:
         """Position of the worst entry."""
@@ -105,6 +116,8 @@ class Entries:
         narrow_eps: unit roundoff of the inputs' own precision.
         unit: size of the output entry divided by that of the input entry.
         nowhere: whether the output entry itself is NaN or infinite.
+        lost: whether the rule's NaN or infinity in the inputs' own precision is none of its own
+            making: the function's value is lost there too, or the derivative is too large.
         backward: the derivative in JAX's reverse mode, where either side is not finite.
     """
 
@@ -123,7 +136,8 @@ class Entries:
     wide_eps: float
     narrow_eps: float
     unit: Array
-    nowhere: Array
+    nowhere: Bools
+    lost: Bools
     backward: Array | None
 
     def first(
@@ -148,10 +162,11 @@ class Entries:
 
         `confirmed` says that the formula is known to be right from double precision.
         """
-        return self._pass(
+        made = self._pass(
             self.narrow, self.narrow_eps, _digits(self.narrow_eps),
             self._given(rtol, atol), oracle, sides, confirmed,
         )  # fmt: skip
+        return made.excusing(made.wrong & self.lost)
 
     def _given(self, rtol: float | None, atol: float | None) -> Array | None:
         if rtol is None and atol is None:
@@ -513,7 +528,9 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
                     None if moved is None else moved[inside],
                     None if wide is None else wide[inside],
                     narrow[inside], wide_eps, narrow_eps,
-                    oracle.units(o, k, rows, columns), ~oracle.finite_outputs(o)[rows],
+                    oracle.units(o, k, rows, columns),
+                    ~np.isfinite(oracle.outputs[o].reshape(-1)[rows]),
+                    _lost(oracle, o, k, rows, expected[inside], narrow[inside]),
                     None if backward is None else backward[inside],
                 )
             )  # fmt: skip
@@ -522,6 +539,20 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
     if bar is not None:
         _note_bars(expected, bar, notes)
     return Compared(tuple(blocks), sides, wide is not None, rule_eps)
+
+
+def _lost(
+    oracle: Oracle, output: int, leaf: int, rows: Integers, expected: Array, narrow: Array
+) -> Bools:
+    """Where NaN or infinity in the inputs' own precision is none of the rule's making."""
+    bad = ~np.isfinite(narrow)
+    if not bad.any():
+        return bad
+    lost = ~np.isfinite(oracle.narrow_outputs[output].reshape(-1)[rows].astype(np.complex128))
+    largest = float(jnp.finfo(oracle.call.inputs[leaf].dtype).max)
+    with np.errstate(invalid="ignore"):
+        beyond = (np.abs(expected) >= 0.999 * largest) & (np.sign(expected) * narrow == np.inf)
+    return np.asarray(bad & (lost | beyond))
 
 
 def _backward(sides: Sides, oracle: Oracle, m: int, n: int) -> Array | None:

@@ -106,9 +106,10 @@ class Oracle:
         units = y[rows] / x[columns]
         return np.asarray(np.where(np.isfinite(units), units, 0.0))
 
-    def finite_outputs(self, output: int) -> NDArray[np.bool_]:
-        """Which entries of an output are neither NaN nor infinite."""
-        return np.asarray(np.isfinite(self.outputs[output].reshape(-1)))
+    @cached_property
+    def narrow_outputs(self) -> list[Array]:
+        """The values of all outputs in the inputs' own precision."""
+        return [np.asarray(y) for y in self.call.flat(())()]
 
     @cached_property
     def _terms(self) -> Terms:

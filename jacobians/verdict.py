@@ -8,8 +8,7 @@ mistake. NaN where the function has a derivative is one, be it a NaN that JAX ma
     >>> results = verdicts(compare(call, rule, oracle, notes), oracle, None, None)
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -41,7 +40,7 @@ def verdicts(
         )
         confirmed = first is not None
         seconds.append(None if settled else found.second(oracle, made.sides, rtol, atol, confirmed))
-    seconds = _excused(made, seconds)
+    seconds = _excused(made, seconds, narrow=True)
     result = []
     for first, second in zip(firsts, seconds, strict=True):
         chosen = second if first is None or (second and second.wrong.any()) else first
@@ -50,52 +49,60 @@ def verdicts(
     return result
 
 
-def _excused(made: Compared, results: Sequence[Comparison | None]) -> list[Comparison | None]:
-    """Results in which NaN is no mistake that spreads from an entry without a derivative."""
+def _excused(
+    made: Compared, results: Sequence[Comparison | None], narrow: bool = False
+) -> list[Comparison | None]:
+    """Results in which NaN that spreads from an entry without a derivative is no mistake."""
     pairs = list(zip(made.blocks, results, strict=True))
     if not any(r is not None and (~np.isfinite(r.actual) & r.wrong).any() for _, r in pairs):
         return list(results)
     # columns in which the rule says that there is no derivative where there is none
-    without: dict[int, Bools] = {}
-    for found, result in pairs:
-        if result is None or not len(found.columns):
-            continue
-        size = int(found.columns.max()) + 1
-        none = ~np.isfinite(found.expected) & ~np.isfinite(result.actual) & ~result.wrong
-        column = without.setdefault(found.input, np.zeros(size, bool))
-        column[found.columns[none]] = True
-    return [
-        None if result is None else _spread(found, result, without.get(found.input))
-        for found, result in pairs
-    ]
-
-
-def _spread(found: Entries, result: Comparison, without: Bools | None) -> Comparison:
-    if without is None or found.backward is None:
-        return result
-    spread = result.wrong & ~np.isfinite(result.actual) & ~np.isfinite(found.backward)
-    spread &= without[found.columns]
-    if not spread.any():
-        return result
-    return replace(
-        result,
-        wrong=result.wrong & ~spread,
-        undefined=result.undefined | spread,
-        error=np.where(spread, 0.0, result.error),
+    without = _columns(
+        (e, (~np.isfinite(e.expected) & ~np.isfinite(r.actual) & ~r.wrong) | (e.lost & narrow))
+        for e, r in pairs
+        if r is not None
     )
+    excused: list[Comparison | None] = []
+    for found, result in pairs:
+        if result is not None:
+            spread = (
+                result.wrong & ~np.isfinite(result.actual) & without[found.input][found.columns]
+            )
+            if not narrow:
+                # double precision is judged by what JAX's own reverse mode does there
+                back = found.backward
+                spread &= np.zeros_like(spread) if back is None else ~np.isfinite(back)
+            result = result.excusing(spread)
+        excused.append(result)
+    return excused
+
+
+def _columns(marked: Iterable[tuple[Entries, Bools]]) -> dict[int, Bools]:
+    """Which columns of each input leaf hold a marked entry in any block."""
+    columns: dict[int, Bools] = {}
+    for found, which in marked:
+        size = int(found.columns.max(initial=-1)) + 1
+        known = columns.get(found.input, np.zeros(0, bool))
+        mine = np.zeros(max(size, len(known)), bool)
+        mine[: len(known)] = known
+        mine[found.columns[which]] = True
+        columns[found.input] = mine
+    return columns
 
 
 def nonfinite(call: Call, made: Compared, results: Sequence[Comparison]) -> list[str]:
     """A sentence on entries that are NaN or infinite where the derivative is finite."""
+    lost = _columns((e, e.lost) for e in made.blocks)
     for narrow in (False, True):
         count, first = 0, ""
         for found, result in zip(made.blocks, results, strict=True):
             values: Array | None = found.narrow if narrow else found.wide
             if values is None:
                 continue
-            bad = np.flatnonzero(
-                ~np.isfinite(values) & np.isfinite(found.expected) & ~result.undefined
-            )
+            fine = result.undefined
+            if narrow:
+                fine = fine | found.lost | lost[found.input][found.columns]
+            bad = np.flatnonzero(~np.isfinite(values) & np.isfinite(found.expected) & ~fine)
             count += len(bad)
             if len(bad) and not first:
                 first = _at(call, found, int(bad[0]), float(values[bad[0]]))
@@ -108,6 +115,18 @@ def nonfinite(call: Call, made: Compared, results: Sequence[Comparison]) -> list
                 f"with respect to {at}"
             ]
     return []
+
+
+def note_lost(made: Compared, notes: list[str]) -> None:
+    """Says where the inputs' own precision cannot hold the function or its derivative."""
+    lost = sum(int(e.lost.sum()) for e in made.blocks)
+    if lost:
+        judged = "judged in float64 only" if made.wide_works else "not judged"
+        notes.append(
+            f"in the inputs' own precision the rule is NaN or infinite at {lost} "
+            f"{'entry' if lost == 1 else 'entries'} where the function is so too, or where the "
+            f"derivative is beyond the largest number: {judged}"
+        )
 
 
 def _at(call: Call, found: Entries, position: int, value: float) -> str:
