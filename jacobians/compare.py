@@ -116,8 +116,8 @@ class Entries:
         narrow_eps: unit roundoff of the inputs' own precision.
         unit: size of the output entry divided by that of the input entry.
         nowhere: whether the output entry itself is NaN or infinite.
-        lost: whether the rule's NaN or infinity in the inputs' own precision is none of its own
-            making: the function's value is lost there too, or the derivative is too large.
+        lost: whether the inputs' own precision can hold the function or the derivative not at all,
+            so that what the rule says there is none of its own making.
         backward: the derivative in JAX's reverse mode, where either side is not finite.
     """
 
@@ -530,7 +530,7 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
                     narrow[inside], wide_eps, narrow_eps,
                     oracle.units(o, k, rows, columns),
                     ~np.isfinite(oracle.outputs[o].reshape(-1)[rows]),
-                    _lost(oracle, o, k, rows, expected[inside], narrow[inside]),
+                    _lost(oracle, o, k, rows, expected[inside], narrow[inside], wide is not None),
                     None if backward is None else backward[inside],
                 )
             )  # fmt: skip
@@ -542,17 +542,27 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
 
 
 def _lost(
-    oracle: Oracle, output: int, leaf: int, rows: Integers, expected: Array, narrow: Array
+    oracle: Oracle,
+    output: int,
+    leaf: int,
+    rows: Integers,
+    expected: Array,
+    narrow: Array,
+    wide: bool,
 ) -> Bools:
-    """Where NaN or infinity in the inputs' own precision is none of the rule's making."""
+    """Where the inputs' own precision cannot hold the function, or the derivative.
+
+    Where there is no double precision to judge by, that excuses NaN and infinity only.
+    """
     bad = ~np.isfinite(narrow)
-    if not bad.any():
-        return bad
-    lost = ~np.isfinite(oracle.narrow_outputs[output].reshape(-1)[rows].astype(np.complex128))
+    here, there = (
+        np.isfinite(np.asarray(y[output], np.complex128).reshape(-1)[rows])
+        for y in (oracle.narrow_outputs, oracle.outputs)
+    )
     largest = float(jnp.finfo(oracle.call.inputs[leaf].dtype).max)
     with np.errstate(invalid="ignore"):
         beyond = (np.abs(expected) >= 0.999 * largest) & (np.sign(expected) * narrow == np.inf)
-    return np.asarray(bad & (lost | beyond))
+    return np.asarray((~here & there & (bad | wide)) | beyond)
 
 
 def _backward(sides: Sides, oracle: Oracle, m: int, n: int) -> Array | None:

@@ -177,8 +177,10 @@ def judge(
         scale = np.maximum(np.maximum(np.abs(slopes), np.abs(values)), 1e-6)
         right |= by_values & (off <= 1e-4 * scale)
         distance = np.where(by_values, off, distance)
+        # along y, the angle of (x, y) at the origin is a step between two constants
+        jump = finite & (np.abs(slopes) > 100 * size + 1e8 * tolerance)
     # where there is no derivative, a rule that says NaN where JAX says it too is none the worse
-    undefined = (kink | nowhere) & ~np.isfinite(expected) & ~np.isfinite(values)
+    undefined = (kink | jump | nowhere) & ~np.isfinite(expected) & ~np.isfinite(values)
     # nothing tells what it should be: no value, no derivative, nothing beside
     undefined |= nowhere & np.isnan(expected) & ~finite & ~np.isfinite(slopes)
     wrong = ~undefined & (~right | ~np.isfinite(values))

@@ -123,9 +123,8 @@ def note_lost(made: Compared, notes: list[str]) -> None:
     if lost:
         judged = "judged in float64 only" if made.wide_works else "not judged"
         notes.append(
-            f"in the inputs' own precision the rule is NaN or infinite at {lost} "
-            f"{'entry' if lost == 1 else 'entries'} where the function is so too, or where the "
-            f"derivative is beyond the largest number: {judged}"
+            f"{lost} {'entry' if lost == 1 else 'entries'} {judged}: the inputs' own precision "
+            "cannot hold the function or its derivative there (too large, or too small a divisor)"
         )
 
 

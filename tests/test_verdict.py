@@ -184,3 +184,57 @@ def test_the_root_at_zero_is_infinite_on_both_sides():
     x = np.array([0.0, 4.0, 1.0], np.float32)
     assert check_vjp(jnp.sqrt, x, vjp=lambda c, x: (0.5 * c / jnp.sqrt(x),))
     assert not check_vjp(jnp.sqrt, x, vjp=lambda c, x: (c / jnp.sqrt(x),))
+
+
+def test_overflow_of_the_function_or_of_its_derivative_is_not_the_rules():
+    half = jnp.array([2.0, -200.0], jnp.float16)
+    check = check_vjp(lambda x: x**3, half, vjp=lambda c, x: (3 * x**2 * c,))
+    assert check, str(check)
+    assert any("judged in float64 only" in note for note in check.notes)
+    assert not check_vjp(lambda x: x**3, half, vjp=lambda c, x: (-3 * x**2 * c,))
+
+    single = np.array([100.0, 1.0], np.float32)
+    assert check_vjp(jnp.exp, single, vjp=lambda c, x: (c * jnp.exp(x),))
+    assert not check_vjp(jnp.exp, single, vjp=lambda c, x: (c * (1 + x),))
+
+    def unit(x):
+        return x / jnp.linalg.norm(x)
+
+    def unit_vjp(c, x):
+        n = jnp.linalg.norm(x)
+        return ((c - x / n * jnp.sum(c * x / n)) / n,)
+
+    # the squares overflow, and the rule divides by infinity
+    large = np.array([1e25, 1.0], np.float32)
+    root = lambda x, y: jnp.sqrt(x * x + y * y)  # noqa: E731
+    assert check_vjp(
+        root, large, large, vjp=lambda c, x, y: (c * x / root(x, y), c * y / root(x, y))
+    )
+
+    # the squares underflow in float32, and the function itself is 0/0
+    assert check_vjp(unit, np.array([1e-30, 2e-30], np.float32), vjp=unit_vjp)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+def test_overflow_of_the_rule_alone_is_its_mistake(dtype):
+    def rule(c, x):
+        return (c * jnp.exp(x) / (1 + jnp.exp(x)) ** 2,)
+
+    check = check_vjp(jax.nn.sigmoid, jnp.array([100.0, 0.5], dtype), vjp=rule)
+    assert [p.kind for p in check.problems] == ["non-finite"]
+    assert "the inputs' own precision" in check.problems[0].message
+
+
+def test_a_stable_rule_of_a_function_that_overflows_is_right():
+    f = lambda x: jnp.log(jnp.sum(jnp.exp(x)))  # noqa: E731
+    x = np.array([1000.0, 999.0, 0.0], np.float32)
+    assert check_vjp(f, x, vjp=lambda c, x: (c * jax.nn.softmax(x),))
+
+
+def test_the_angle_at_the_origin_has_no_derivative():
+    def rule(c, y, x):
+        return c * x / (x * x + y * y), -c * y / (x * x + y * y)
+
+    y, x = np.array([0.0, 1.0], np.float32), np.array([0.0, 2.0], np.float32)
+    assert check_vjp(jnp.arctan2, y, x, vjp=rule)
+    assert not check_vjp(jnp.arctan2, y, x, vjp=lambda c, y, x: rule(c, y, x)[::-1])
