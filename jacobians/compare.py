@@ -47,6 +47,7 @@ LOUD = 16.0
 FAR = 1e-10
 # no more derivative samples than this are taken to look for kinks
 KINK_BUDGET = 1 << 26
+TERM_BUDGET = 1 << 18
 # so many groups of columns are looked at together
 BATCH = 8
 
@@ -272,7 +273,8 @@ class Entries:
     ) -> Array:
         """How large the terms are whose sum the derivative is, where entries look wrong.
 
-        Columns are looked at from the worst on, until one is wrong for all that its terms explain.
+        Columns are looked at from the worst on; where there are many, until one is wrong for all
+        that its terms explain.
         """
         factor = max(_of_terms(eps), FAR if eps <= 1e-12 else 0.0)
         return self._measured(
@@ -289,16 +291,23 @@ class Entries:
         measure: Callable[[int, Integers], list[Array]],
         enough: Callable[[Integers, Array], bool] | None = None,
     ) -> Array:
-        """Something of the truth at chosen entries, group by group of columns, 0 elsewhere."""
+        """Something of the truth at chosen entries, group by group of columns, 0 elsewhere.
+
+        When the budget is used up it stops as soon as what it has is `enough`.
+        """
         result = np.zeros(len(error))
         off = np.flatnonzero(chosen)
         if oracle.how != "forward mode":
             return result
         number = oracle.call.selected.index(self.input)
+        cost = sum(leaf.size for leaf in oracle.call.inputs)
+        spent, done = 0, False
         for groups, entries in self._batches(off, error[off], sides):
             for columns, mine in zip(groups, entries, strict=True):
                 result[mine] = measure(number, columns)[self.place][self.rows[mine]]
-                if enough is not None and enough(mine, result[mine]):
+                done = done or (enough is not None and enough(mine, result[mine]))
+                spent += cost
+                if done and spent > TERM_BUDGET:
                     return result
         return result
 

@@ -46,17 +46,25 @@ def test_rounding_of_terms_that_cancel_to_zero_is_no_mistake(rule, at):
     assert check.verdict == "right"
 
 
-@pytest.mark.parametrize("size", [1e-12, 1e-6, 1e-2])
 @pytest.mark.parametrize("at", [ZEROS, LOGITS], ids=["zeros", "equal"])
-def test_more_than_rounding_is_wrong_where_terms_cancel(size, at):
+def test_more_than_rounding_is_wrong_where_terms_cancel(at):
     with jax.enable_x64(True):
         # the constant would be float32 otherwise, and the rule single precision
-        check = check_vjp(kl, at.astype(np.float64), at.astype(np.float64), vjp=off_by(size))
+        check = check_vjp(kl, at.astype(np.float64), at.astype(np.float64), vjp=off_by(1e-12))
     assert not check
     assert [b.ok for b in check.blocks] == [False, True]
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-16, 1e-12])
+def test_only_what_is_wrong_counts_beside_rounding():
+    def rule(c, p, q):
+        return jnp.zeros_like(p).at[0, 3].set(1e-3 * c[0]), jnp.zeros_like(q)
+
+    check = check_vjp(kl, ZEROS, ZEROS, vjp=rule)
+    assert [b.wrong for b in check.blocks] == [1, 0]
+    assert check.worst.input_index == (0, 3)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12])
 def test_where_nothing_cancels_the_least_excess_over_zero_is_wrong(size):
     relu = lambda x: jnp.maximum(x, 0)  # noqa: E731
     with jax.enable_x64(True):
@@ -76,7 +84,7 @@ def test_a_derivative_that_is_zero_everywhere_may_be_exactly_zero():
         assert not check_vjp(f, x, vjp=lambda c, x: (jnp.full_like(x, 1e-6) * c,))
 
 
-@pytest.mark.parametrize("factor", [2.0, 1.1, -1.0, 0.0])
+@pytest.mark.parametrize("factor", [1.1, 0.0])
 def test_a_factor_is_found_behind_terms_that_cancel(factor):
     def f(x):
         return (1e12 * x + jnp.sin(x)) - 1e12 * x
