@@ -46,11 +46,11 @@ def test_rounding_of_terms_that_cancel_to_zero_is_no_mistake(rule, at):
     assert check.verdict == "right"
 
 
-@pytest.mark.parametrize("at", [ZEROS, LOGITS], ids=["zeros", "equal"])
-def test_more_than_rounding_is_wrong_where_terms_cancel(at):
+def test_more_than_rounding_is_wrong_where_terms_cancel():
     with jax.enable_x64(True):
         # the constant would be float32 otherwise, and the rule single precision
-        check = check_vjp(kl, at.astype(np.float64), at.astype(np.float64), vjp=off_by(1e-12))
+        at = LOGITS.astype(np.float64)
+        check = check_vjp(kl, at, at, vjp=off_by(1e-12))
     assert not check
     assert [b.ok for b in check.blocks] == [False, True]
 
