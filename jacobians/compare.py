@@ -3,7 +3,9 @@
 The comparison is exact: every entry, or, when the matrix is large, every entry of the proved
 pattern of either side, everything else being proved zero on both. A tolerance is what rounding can
 explain: the precision that both sides are computed in, times the size of an entry and of its row
-and column, plus what the derivative itself moves when the inputs move by one rounding.
+and column, plus what the derivative itself moves when the inputs move by one rounding. Where that
+does not explain a difference, the terms that an entry is the sum of are measured, since rounding is
+relative to them where they cancel.
 
 Where only the inputs' own precision shows a difference, rounding is imitated: the rule's program is
 run again with an error of one rounding after every operation, and what that moves an entry by is
@@ -247,6 +249,8 @@ class Entries:
             terms = self._terms(wrong, error, eps, soft, oracle, sides)
             hard, soft = (t + _of_terms(eps) * terms for t in (hard, soft))
             wrong = wrong & ~(error <= soft)
+            if terms.any():
+                source = f"{source}, the terms that it is the sum of"
         if given is None and 1e-12 < eps < 1e-4 and wrong.any():
             with np.errstate(over="ignore"):
                 noise = NOISE * sides.noise[self.inside]
@@ -581,7 +585,6 @@ def _backward(sides: Sides, oracle: Oracle, m: int, n: int) -> Array | None:
     if not _has_reverse(oracle):
         return None
     call = oracle.call
-
     with jax.enable_x64(True):
         primal, pull = jax.vjp(oracle.plain, *(jnp.asarray(oracle.wide[k]) for k in call.selected))
         chunk = max(1, min(m, CHUNK // max(1, m + n)))

@@ -9,6 +9,7 @@ mistake. NaN where the function has a derivative is one, be it a NaN that JAX ma
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -45,6 +46,8 @@ def verdicts(
     for first, second in zip(firsts, seconds, strict=True):
         chosen = second if first is None or (second and second.wrong.any()) else first
         assert chosen is not None
+        if first is not None and chosen is second:
+            chosen = replace(chosen, undefined=chosen.undefined | first.undefined & ~chosen.wrong)
         result.append(chosen)
     return result
 
