@@ -117,7 +117,7 @@ def block_text(block: BlockCheck, style: Style = plain) -> list[str]:
         put(
             "undefined",
             f"{block.undefined:,} {'entry' if block.undefined == 1 else 'entries'} not judged: the "
-            "function has no finite derivative there, or NaN spreads to it, as in JAX's own derivative",
+            "function has no finite derivative there, or NaN spreads to it, as in JAX's own",
         )
     if block.worst is not None and block.wrong:
         put("worst", worst_text(block.worst))
