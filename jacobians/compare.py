@@ -569,8 +569,7 @@ def _lost(
     """
     bad = ~np.isfinite(narrow)
     here, there = (
-        np.isfinite(np.asarray(y[output], np.complex128).reshape(-1)[rows])
-        for y in (oracle.narrow_outputs, oracle.outputs)
+        np.isfinite(y[output]).reshape(-1)[rows] for y in (oracle.narrow_outputs, oracle.outputs)
     )
     largest = float(jnp.finfo(oracle.call.inputs[leaf].dtype).max)
     with np.errstate(invalid="ignore"):
