@@ -103,7 +103,8 @@ class Oracle:
         y = np.abs(self.outputs[output].reshape(-1).astype(np.complex128))
         x = np.abs(np.asarray(self.wide[leaf], dtype=np.float64).reshape(-1))
         x = np.where(x == 0, x.max(initial=0.0) or 1.0, x)
-        units = y[rows] / x[columns]
+        with np.errstate(invalid="ignore", over="ignore"):
+            units = y[rows] / x[columns]
         return np.asarray(np.where(np.isfinite(units), units, 0.0))
 
     @cached_property
