@@ -49,6 +49,7 @@ from jacobians.oracle import Oracle
 from jacobians.probes import PROBES, Probed, probed
 from jacobians.report.spy import spy
 from jacobians.rule import Rule, find_rule, first_line, without_static
+from jacobians.verdict import nonfinite, note_lost, verdicts
 
 Array = NDArray[Any]
 
@@ -106,6 +107,7 @@ class BlockCheck:
         worst: the worst entry, or None for an empty block.
         wrong: how many entries are wrong.
         kinks: how many entries differ but lie between the one-sided derivatives.
+        undefined: how many entries have no derivative, so that the rule's NaN there is no mistake.
         verdict: 'right', 'right (kinks)', 'wrong' or 'differs as declared'.
         precision: what the deciding comparison was made in.
         picture: the pattern of the wrong entries in braille, one line of the matrix each.
@@ -125,6 +127,7 @@ class BlockCheck:
     verdict: str
     precision: str = "float64"
     picture: tuple[str, ...] = ()
+    undefined: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -263,8 +266,9 @@ def check_vjp(
         blocks = tuple(_probe_check(call, p) for p in probed(call, rule, oracle, notes))
         results: list[Comparison] = []
     else:
-        problems += [Problem(kind, message) for kind, message in made.problems]
-        results = [e.compared(oracle, made.sides, rtol, atol) for e in made.blocks]
+        results = verdicts(made, oracle, rtol, atol)
+        note_lost(made, notes)
+        problems += [Problem("non-finite", text) for text in nonfinite(call, made, results)]
         blocks = tuple(_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True))
         _note_single_precision(made, results, notes)
     diagnoses = diagnose(
@@ -581,7 +585,7 @@ def _block_check(call: Call, found: Entries, result: Comparison) -> BlockCheck:
         output.name, input_.name, output.shape, input_.shape, found.count, error, allowed,
         result.source, worst, wrong, kinks,
         "wrong" if wrong else "right (kinks)" if kinks else "right",
-        result.precision, tuple(picture),
+        result.precision, tuple(picture), int((result.undefined & ~result.wrong).sum()),
     )  # fmt: skip
 
 

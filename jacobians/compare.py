@@ -3,15 +3,17 @@
 The comparison is exact: every entry, or, when the matrix is large, every entry of the proved
 pattern of either side, everything else being proved zero on both. A tolerance is what rounding can
 explain: the precision that both sides are computed in, times the size of an entry and of its row
-and column, plus what the derivative itself moves when the inputs move by one rounding.
+and column, plus what the derivative itself moves when the inputs move by one rounding. Where that
+does not explain a difference, the terms that an entry is the sum of are measured, since rounding is
+relative to them where they cancel.
 
 Where only the inputs' own precision shows a difference, rounding is imitated: the rule's program is
 run again with an error of one rounding after every operation, and what that moves an entry by is
 what rounding may explain.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,8 +45,13 @@ DOUBLE = float(np.finfo(np.float64).eps)
 SEEDS = 4
 NOISE = 10.0
 LOUD = 16.0
+# rounding, however amplified, is less than this share of the terms that cancel
+FAR = 1e-10
 # no more derivative samples than this are taken to look for kinks
 KINK_BUDGET = 1 << 26
+TERM_BUDGET = 1 << 18
+# so many groups of columns are looked at together
+BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +62,7 @@ class Comparison:
         actual: what the rule says, by entry, in the precision that decided.
         wrong: which entries are wrong.
         kink: which of all entries differ at a kink; those that are not wrong are right there.
+        undefined: which entries the function has no derivative for, so that NaN is no mistake.
         error: distance to the nearest right value, by entry.
         tolerance: what rounding may explain, by entry.
         source: where the tolerance comes from.
@@ -64,10 +72,22 @@ class Comparison:
     actual: Array
     wrong: Bools
     kink: Bools
+    undefined: Bools
     error: Array
     tolerance: Array
     source: str
     precision: str
+
+    def excusing(self, entries: Bools) -> "Comparison":
+        """The same with these entries undefined rather than wrong."""
+        if not entries.any():
+            return self
+        return replace(
+            self,
+            wrong=self.wrong & ~entries,
+            undefined=self.undefined | entries,
+            error=np.where(entries, 0.0, self.error),
+        )
 
     @property
     def at(self) -> int | None:
@@ -98,6 +118,10 @@ class Entries:
         wide_eps: unit roundoff of the double-precision comparison.
         narrow_eps: unit roundoff of the inputs' own precision.
         unit: size of the output entry divided by that of the input entry.
+        nowhere: whether the output entry itself is NaN or infinite.
+        lost: whether the inputs' own precision can hold the function or the derivative not at all,
+            so that what the rule says there is none of its own making.
+        backward: the derivative in JAX's reverse mode, where either side is not finite.
     """
 
     output: int
@@ -115,25 +139,42 @@ class Entries:
     wide_eps: float
     narrow_eps: float
     unit: Array
+    nowhere: Bools
+    lost: Bools
+    backward: Array | None
 
-    def compared(
+    def first(
         self, oracle: Oracle, sides: "Sides", rtol: float | None, atol: float | None
+    ) -> Comparison | None:
+        """The comparison in double precision, or None where the rule has none."""
+        if self.wide is None:
+            return None
+        return self._pass(
+            self.wide, self.wide_eps, "float64", self._given(rtol, atol), oracle, sides
+        )
+
+    def second(
+        self,
+        oracle: Oracle,
+        sides: "Sides",
+        rtol: float | None,
+        atol: float | None,
+        confirmed: bool,
     ) -> Comparison:
-        """Compares both precisions and settles what differs at kinks."""
-        given = None
-        if rtol is not None or atol is not None:
-            given = (atol or 0.0) + (rtol or 0.0) * np.abs(np.nan_to_num(self.expected))
-        first: Comparison | None = None
-        if self.wide is not None:
-            first = self._pass(self.wide, self.wide_eps, "float64", given, oracle, sides)
-            if first.wrong.any() or self.narrow_eps > 1e-4 or given is not None:
-                # what double precision has settled needs no second verdict on rounding
-                return first
-        second = self._pass(
+        """The comparison in the inputs' own precision.
+
+        `confirmed` says that the formula is known to be right from double precision.
+        """
+        made = self._pass(
             self.narrow, self.narrow_eps, _digits(self.narrow_eps),
-            given, oracle, sides, first is not None,
+            self._given(rtol, atol), oracle, sides, confirmed,
         )  # fmt: skip
-        return second if first is None or second.wrong.any() else first
+        return made.excusing(made.wrong & self.lost)
+
+    def _given(self, rtol: float | None, atol: float | None) -> Array | None:
+        if rtol is None and atol is None:
+            return None
+        return np.asarray((atol or 0.0) + (rtol or 0.0) * np.abs(np.nan_to_num(self.expected)))
 
     @cached_property
     def _size(self) -> Array:
@@ -159,9 +200,10 @@ class Entries:
         size, scale, floor = self._size, self._scale, self._floor(eps)
         roundings = 8.0 if eps > 1e-4 else 64.0
         hard = max(1e-5, roundings * eps) * size + floor
-        hard = hard + (2e3 if eps < 1e-12 else roundings) * eps * scale
+        hard = hard + self._roundings(eps) * eps * scale
         if self.moved is not None:
-            change = np.abs(self.moved - self.expected)
+            with np.errstate(invalid="ignore"):
+                change = np.abs(self.moved - self.expected)
             change = np.where(np.isfinite(change), change, 0.0)
             # how far one rounding of the inputs moves each derivative
             factor = 16.0 * max(eps / NUDGE, 1e-3)
@@ -195,26 +237,103 @@ class Entries:
             same = (actual == self.expected) | (error <= soft)
         off = np.flatnonzero(~same)
         error = np.where(np.isfinite(error), error, np.where(same, 0.0, np.inf))
-        wrong, kink = np.zeros(len(error), bool), np.zeros(len(error), bool)
+        wrong, kink, undefined = (np.zeros(len(error), bool) for _ in range(3))
         if len(off):
             width = (1e-7, 1e-13) if eps < 1e-12 else (1e-6, 1e-6)
-            wrong[off], kink[off], error[off] = self._settle(
+            wrong[off], kink[off], undefined[off], error[off] = self._settle(
                 off, actual, soft, oracle, sides, width
             )
+        terms = np.zeros(len(error))
+        if given is None and wrong.any():
+            # what is left where terms cancel is rounding of the terms
+            terms = self._terms(wrong, error, eps, soft, oracle, sides)
+            hard, soft = (t + _of_terms(eps) * terms for t in (hard, soft))
+            wrong = wrong & ~(error <= soft)
+            if terms.any():
+                source = f"{source}, the terms that it is the sum of"
         if given is None and 1e-12 < eps < 1e-4 and wrong.any():
-            noise = NOISE * sides.noise[self.inside]
+            with np.errstate(over="ignore"):
+                noise = NOISE * sides.noise[self.inside]
             if not confirmed:
                 noise = np.minimum(noise, 0.1 * self._size + 0.1 * self._scale)
             wrong = wrong & ~(error <= soft + noise)
             hard = soft + noise
         if given is None and eps <= 1e-12 and wrong.any():
             # far below what the block is made of: the last digits of double precision may be it
-            small = error <= 1e-8 * (self._size.max(initial=0.0) + self.unit)
+            small = error <= 1e-8 * (self._size.max(initial=0.0) + self.unit) + FAR * terms
             if small[wrong].any():
                 noise = np.where(small, NOISE * sides.double_noise[self.inside], 0.0)
                 wrong = wrong & ~(error <= soft + noise)
                 hard = hard + noise
-        return Comparison(actual, wrong, kink, error, hard, source, precision)
+            small = wrong & (error <= FAR * terms)
+            if small.any():
+                noise = NOISE * self._measured(small, error, oracle, sides, oracle.noise)
+                wrong = wrong & ~(small & (error <= soft + noise))
+                hard = hard + np.where(small, noise, 0.0)
+        return Comparison(actual, wrong, kink, undefined, error, hard, source, precision)
+
+    def _terms(
+        self, wrong: Bools, error: Array, eps: float, soft: Array, oracle: Oracle, sides: "Sides"
+    ) -> Array:
+        """How large the terms are whose sum the derivative is, where entries look wrong.
+
+        Columns are looked at from the worst on; where there are many, until one is wrong for all
+        that its terms explain.
+        """
+        factor = max(_of_terms(eps), FAR if eps <= 1e-12 else 0.0)
+        return self._measured(
+            wrong & np.isfinite(error), error, oracle, sides, oracle.terms,
+            lambda k, terms: bool((error[k] > soft[k] + factor * terms).any()),
+        )  # fmt: skip
+
+    def _measured(
+        self,
+        chosen: Bools,
+        error: Array,
+        oracle: Oracle,
+        sides: "Sides",
+        measure: Callable[[int, Integers], list[Array]],
+        enough: Callable[[Integers, Array], bool] | None = None,
+    ) -> Array:
+        """Something of the truth at chosen entries, group by group of columns, 0 elsewhere.
+
+        When the budget is used up it stops as soon as what it has is `enough`.
+        """
+        result = np.zeros(len(error))
+        off = np.flatnonzero(chosen)
+        if oracle.how != "forward mode":
+            return result
+        number = oracle.call.selected.index(self.input)
+        cost = sum(leaf.size for leaf in oracle.call.inputs)
+        spent, done = 0, False
+        for groups, entries in self._batches(off, error[off], sides):
+            for columns, mine in zip(groups, entries, strict=True):
+                result[mine] = measure(number, columns)[self.place][self.rows[mine]]
+                done = done or (enough is not None and enough(mine, result[mine]))
+                spent += cost
+                if done and spent > TERM_BUDGET:
+                    return result
+        return result
+
+    @staticmethod
+    def _roundings(eps: float) -> float:
+        """How many roundings of its row and column an entry may be off."""
+        return 2e3 if eps < 1e-12 else 8.0 if eps > 1e-4 else 64.0
+
+    def _batches(
+        self, off: Integers, distance: Array, sides: "Sides"
+    ) -> Iterator[tuple[list[Integers], list[Integers]]]:
+        """Columns that differ, a few groups at a time from the worst on, and their entries."""
+        columns = self.columns[off]
+        colours = sides.column_colours(self.input)
+        colour = columns if colours is None else colours[columns]
+        order = list(dict.fromkeys(colour[np.argsort(-distance, kind="stable")].tolist()))
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            yield (
+                [np.unique(columns[colour == c]) for c in chosen],
+                [off[colour == c] for c in chosen],
+            )
 
     def _settle(
         self,
@@ -224,47 +343,48 @@ class Entries:
         oracle: Oracle,
         sides: "Sides",
         width: tuple[float, float],
-    ) -> tuple[Bools, Bools, Array]:
-        """Which of the differing entries are wrong, which are at a kink, and by how much.
+    ) -> tuple[Bools, Bools, Bools, Array]:
+        """Which of the differing entries are wrong, which at a kink or undefined, and by how much.
 
         Groups of columns are looked at from the worst on; when the budget is used up and one is
         wrong, the verdict stands, and what has not been looked at counts as wrong.
         """
-        wrong, kink = np.ones(len(off), dtype=bool), np.zeros(len(off), dtype=bool)
+        count = len(actual)
+        wrong, kink, undefined = np.zeros((3, count), dtype=bool)
+        wrong[off] = True
         with np.errstate(invalid="ignore"):
-            distance = np.abs(actual[off] - self.expected[off])
+            distance = np.abs(actual - self.expected)
         distance = np.where(np.isnan(distance), np.inf, distance)
         differences = oracle.how != "forward mode"
         if differences:
             width = (1e-4, 1e-4)
-        columns = self.columns[off]
-        colours = sides.column_colours(self.input)
-        colour = columns if colours is None else colours[columns]
-        order = list(dict.fromkeys(colour[np.argsort(-distance, kind="stable")].tolist()))
         cost = len(kinks.OFFSETS) * sum(leaf.size for leaf in oracle.call.inputs)
         number = oracle.call.selected.index(self.input)
         values = [oracle.wide[k] for k in oracle.call.selected]
-        spent, batch, start = 0, 8, 0
-        while start < len(order):
-            chosen = order[start : start + batch]
-            start += len(chosen)
-            groups = [np.unique(columns[colour == c]) for c in chosen]
+        spent, broken = 0, False
+        for groups, entries in self._batches(off, distance[off], sides):
             samples = kinks.one_sided(oracle.plain, values, number, groups, *width, differences)
-            for place, c in enumerate(chosen):
-                mine = np.flatnonzero(colour == c)
-                entries, row = off[mine], self.rows[off[mine]]
-                wrong[mine], kink[mine], distance[mine] = kinks.judge(
-                    actual[entries],
+            for place, mine in enumerate(entries):
+                row = self.rows[mine]
+                wrong[mine], kink[mine], undefined[mine], distance[mine] = kinks.judge(
+                    actual[mine],
                     samples.derivatives[self.place][place][:, row],
                     samples.rises[self.place][place, row]
-                    / (2 * samples.slope_steps[columns[mine]]),
-                    self.expected[entries],
-                    tolerance[entries],
+                    / (2 * samples.slope_steps[self.columns[mine]]),
+                    self.expected[mine],
+                    tolerance[mine],
+                    self.nowhere[mine],
                 )
-            spent += cost * len(chosen)
-            if spent > KINK_BUDGET and wrong[np.isin(colour, order[:start])].any():
+                broken = broken or bool(wrong[mine].any())
+            spent += cost * len(groups)
+            if spent > KINK_BUDGET and broken:
                 break
-        return wrong, kink, distance
+        return wrong[off], kink[off], undefined[off], distance[off]
+
+
+def _of_terms(eps: float) -> float:
+    """What share of the terms that it is the sum of an entry may be off by."""
+    return (8.0 if eps > 1e-4 else 32.0) * eps
 
 
 def _digits(eps: float) -> str:
@@ -322,7 +442,7 @@ class Sides:
         wide = [dense.promoted(leaf, v) for leaf, v in zip(call.inputs, values, strict=True)]
         with jax.enable_x64(True):
             try:
-                exact = self.mine(wide)
+                exact = np.nan_to_num(self.mine(wide))
                 made = [self.rounded(wide, eps, seed) - exact for seed in range(SEEDS)]
             except Exception:
                 made = []
@@ -345,11 +465,10 @@ class Sides:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Entries of every block, how they were evaluated, and faults found as (kind, message)."""
+    """Entries of every block, and how they were evaluated."""
 
     blocks: tuple[Entries, ...]
     sides: Sides
-    problems: tuple[tuple[str, str], ...]
     wide_works: bool
     rule_eps: float
 
@@ -372,7 +491,6 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
     outputs = [k for k, leaf in enumerate(call.outputs) if leaf.differentiable]
     m = sum(call.outputs[k].size for k in outputs)
     n = sum(call.inputs[k].size for k in call.selected)
-    problems: list[tuple[str, str]] = []
     sides = _sides(call, rule, oracle, m, n, notes)
     if sides is None:
         return None
@@ -400,11 +518,13 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
             "the rule could not be evaluated in float64; it is compared in its own precision, "
             "which tells less: see the tolerances"
         )
-    for name, values in (("float64", wide), ("the inputs' own precision", narrow)):
-        message = _nonfinite(call, values, expected, sides.columns, name)
-        if message is not None:
-            problems.append(("non-finite", message))
-            break
+    backward = None
+    sound = [np.isfinite(v).all() for v in (expected, wide, narrow) if v is not None]
+    if not all(sound):
+        backward = _backward(sides, oracle, m, n) if bar is None else None
+    if backward is not None:
+        # 0·∞ spoils a row in forward mode and a column in reverse: what either finds is true
+        expected = np.where(np.isfinite(expected), expected, backward)
     blocks = []
     row_start = 0
     for place, o in enumerate(outputs):
@@ -422,13 +542,59 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
                     None if wide is None else wide[inside],
                     narrow[inside], wide_eps, narrow_eps,
                     oracle.units(o, k, rows, columns),
+                    ~np.isfinite(oracle.outputs[o].reshape(-1)[rows]),
+                    _lost(oracle, o, k, rows, expected[inside], narrow[inside], wide is not None),
+                    None if backward is None else backward[inside],
                 )
             )  # fmt: skip
             column_start += width
         row_start += call.outputs[o].size
     if bar is not None:
         _note_bars(expected, bar, notes)
-    return Compared(tuple(blocks), sides, tuple(problems), wide is not None, rule_eps)
+    return Compared(tuple(blocks), sides, wide is not None, rule_eps)
+
+
+def _lost(
+    oracle: Oracle,
+    output: int,
+    leaf: int,
+    rows: Integers,
+    expected: Array,
+    narrow: Array,
+    wide: bool,
+) -> Bools:
+    """Where the inputs' own precision cannot hold the function, or the derivative.
+
+    Where there is no double precision to judge by, that excuses NaN and infinity only.
+    """
+    bad = ~np.isfinite(narrow)
+    here, there = (
+        np.isfinite(y[output]).reshape(-1)[rows] for y in (oracle.narrow_outputs, oracle.outputs)
+    )
+    largest = float(jnp.finfo(oracle.call.inputs[leaf].dtype).max)
+    with np.errstate(invalid="ignore"):
+        beyond = (np.abs(expected) >= 0.999 * largest) & (np.sign(expected) * narrow == np.inf)
+    return np.asarray((~here & there & (bad | wide)) | beyond)
+
+
+def _backward(sides: Sides, oracle: Oracle, m: int, n: int) -> Array | None:
+    """The listed entries by JAX's reverse mode of the program; None where it has none."""
+    if sides.compressed:
+        return sides.truth(None)[0]
+    if not _has_reverse(oracle):
+        return None
+    call = oracle.call
+    with jax.enable_x64(True):
+        primal, pull = jax.vjp(oracle.plain, *(jnp.asarray(oracle.wide[k]) for k in call.selected))
+        chunk = max(1, min(m, CHUNK // max(1, m + n)))
+        parts = []
+        for start in range(0, m, chunk):
+            # not compiled: XLA would turn a product with a unit vector into a choice, and 0·∞ to 0
+            made = jax.vmap(lambda *c: pull(c))(*dense.unit_vectors(primal, start, chunk))
+            parts.append(
+                np.concatenate([np.asarray(c, np.float64).reshape(chunk, -1) for c in made], axis=1)
+            )
+    return np.concatenate(parts)[:m].ravel() if parts else np.zeros(m * n)
 
 
 def _note_bars(expected: Array, bar: Array, notes: list[str]) -> None:
@@ -752,28 +918,3 @@ def _coarsest(inner: program.Program) -> float:
         if not extended and jnp.issubdtype(dtype, jnp.floating):
             worst = max(worst, float(jnp.finfo(dtype).eps))
     return worst
-
-
-def _nonfinite(
-    call: Call, values: Array | None, expected: Array, columns: Integers, where: str
-) -> str | None:
-    """A sentence on entries that are NaN or infinite where the derivative is finite."""
-    if values is None:
-        return None
-    bad = np.flatnonzero(~np.isfinite(values) & np.isfinite(expected))
-    if not len(bad):
-        return None
-    column = int(columns[bad[0]])
-    for k in call.selected:
-        leaf = call.inputs[k]
-        if column < leaf.size:
-            index = [int(v) for v in np.unravel_index(column, leaf.shape)] if leaf.shape else []
-            at = f"{leaf.name}{index if index else ''}"
-            value = np.asarray(leaf.value).reshape(-1)[column]
-            return (
-                f"in {where} the rule gives {values[bad[0]]} for {len(bad)} "
-                f"{'entry' if len(bad) == 1 else 'entries'} where the derivative is finite, first "
-                f"with respect to {at} = {float(value):.6g}"
-            )
-        column -= leaf.size
-    return None

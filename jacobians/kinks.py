@@ -135,8 +135,13 @@ def is_kink(samples: Array) -> NDArray[np.bool_]:
 
 
 def judge(
-    values: Array, samples: Array, slopes: Array, expected: Array, tolerance: Array
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Array]:
+    values: Array,
+    samples: Array,
+    slopes: Array,
+    expected: Array,
+    tolerance: Array,
+    nowhere: NDArray[np.bool_],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], Array]:
     """Which values that differ from the derivative are wrong.
 
     Args:
@@ -145,9 +150,11 @@ def judge(
         slopes: the central difference quotients of the function.
         expected: JAX's derivatives of the program at the point.
         tolerance: what rounding may explain.
+        nowhere: where the function itself is NaN or infinite.
 
     Returns:
-        Which are wrong, which are at a kink, and the distances to the nearest right value.
+        Which are wrong, which are at a kink, which have no derivative that the rule could give, and
+        the distances to the nearest right value.
     """
     with np.errstate(all="ignore"):
         finite = np.isfinite(samples).all(axis=0)
@@ -161,15 +168,22 @@ def judge(
         between = kink | (finite & ~np.isfinite(expected))
         gap = np.maximum(0.0, np.maximum(low - values, values - high))
         distance = np.where(between, gap, np.abs(values - expected))
-        right = between & (gap <= tolerance + 1e-5 * size)
+        # beside a point where the function itself is 0/0 its derivatives are mostly rounding
+        blur = np.where(nowhere, high - low, 0.0)
+        right = between & (gap <= tolerance + 1e-5 * size + blur)
         # where JAX's own derivative is not finite the function's values decide
         by_values = ~finite & ~np.isfinite(expected) & np.isfinite(slopes)
         off = np.abs(values - slopes)
         scale = np.maximum(np.maximum(np.abs(slopes), np.abs(values)), 1e-6)
         right |= by_values & (off <= 1e-4 * scale)
         distance = np.where(by_values, off, distance)
-    # at a kink there is no derivative: a rule that says NaN where JAX says it too is none the worse
-    undefined = kink & ~np.isfinite(expected) & ~np.isfinite(values)
+        # along y, the angle of (x, y) at the origin is a step between two constants
+        jump = finite & (np.abs(slopes) > 100 * size + 1e8 * tolerance)
+    # where there is no derivative, a rule that says NaN where JAX says it too is none the worse
+    undefined = (kink | jump | nowhere) & ~np.isfinite(expected) & ~np.isfinite(values)
+    # nothing tells what it should be: no value, no derivative, nothing beside
+    undefined |= nowhere & np.isnan(expected) & ~finite & ~np.isfinite(slopes)
     wrong = ~undefined & (~right | ~np.isfinite(values))
     distance = np.where(np.isfinite(distance) & np.isfinite(values), distance, np.inf)
-    return wrong, kink & (undefined | np.isfinite(values)), np.where(undefined, 0.0, distance)
+    at_kink = kink & ~nowhere & (undefined | np.isfinite(values))
+    return wrong, at_kink, undefined & ~at_kink, np.where(undefined, 0.0, distance)

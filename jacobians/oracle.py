@@ -24,6 +24,7 @@ from jacobians.errors import ArgumentError
 from jacobians.finite import richardson
 from jacobians.rule import first_line
 from jacobians.strip import kept_rules, strip_custom_rules
+from jacobians.terms import Terms
 
 Array = NDArray[Any]
 Integers = NDArray[np.int64]
@@ -102,8 +103,43 @@ class Oracle:
         y = np.abs(self.outputs[output].reshape(-1).astype(np.complex128))
         x = np.abs(np.asarray(self.wide[leaf], dtype=np.float64).reshape(-1))
         x = np.where(x == 0, x.max(initial=0.0) or 1.0, x)
-        units = y[rows] / x[columns]
+        with np.errstate(invalid="ignore", over="ignore"):
+            units = y[rows] / x[columns]
         return np.asarray(np.where(np.isfinite(units), units, 0.0))
+
+    @cached_property
+    def narrow_outputs(self) -> list[Array]:
+        """The values of all outputs in the inputs' own precision."""
+        return [np.asarray(y) for y in self.call.flat(())()]
+
+    @cached_property
+    def _terms(self) -> Terms:
+        return Terms(self.plain, [self.wide[k] for k in self.call.selected])
+
+    def terms(self, number: int, columns: Integers) -> list[Array]:
+        """How large the terms are that the derivatives of all outputs are the sums of.
+
+        Args:
+            number: position among the selected leaves of the one to move.
+            columns: its columns, moved together; no output may depend on two of them.
+
+        Returns:
+            One flat array for each differentiable output; zeros where it cannot be told.
+        """
+        return self._or_nothing(lambda: self._terms.sizes(number, columns))
+
+    def noise(self, number: int, columns: Integers) -> list[Array]:
+        """How far rounding in double precision moves the derivatives; see `terms`."""
+        return self._or_nothing(lambda: self._terms.noise(number, columns))
+
+    def _or_nothing(self, measured: Callable[[], list[Array]]) -> list[Array]:
+        with jax.enable_x64(True):
+            try:
+                return measured()
+            except Exception:
+                # a program that JAX cannot take apart, or not twice: nothing is excused
+                places = [leaf for leaf in self.call.outputs if leaf.differentiable]
+                return [np.zeros(leaf.size) for leaf in places]
 
     def nudged(self, size: float, seed: int = 0) -> list[Any]:
         """The inputs with every float moved by a relative `size` to either side at random."""

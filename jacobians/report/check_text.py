@@ -113,6 +113,12 @@ def block_text(block: BlockCheck, style: Style = plain) -> list[str]:
             f"{block.kinks:,} {'entry differs' if block.kinks == 1 else 'entries differ'} at a "
             "kink, within the one-sided derivatives: right",
         )
+    if block.undefined:
+        put(
+            "undefined",
+            f"{block.undefined:,} {'entry' if block.undefined == 1 else 'entries'} not judged: the "
+            "function has no finite derivative there, or NaN spreads to it, as in JAX's own",
+        )
     if block.worst is not None and block.wrong:
         put("worst", worst_text(block.worst))
     if block.picture and not block.ok:
@@ -175,6 +181,7 @@ def _block_dict(block: BlockCheck) -> dict[str, Any]:
         "entries": block.entries,
         "wrong": block.wrong,
         "kinks": block.kinks,
+        "undefined": block.undefined,
         "error": block.error,
         "tolerance": block.tolerance,
         "tolerance_source": block.tolerance_source,
