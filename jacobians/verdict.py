@@ -84,7 +84,7 @@ def _columns(marked: Iterable[tuple[Entries, Bools]]) -> dict[int, Bools]:
     """Which columns of each input leaf hold a marked entry in any block."""
     columns: dict[int, Bools] = {}
     for found, which in marked:
-        size = int(found.columns.max(initial=-1)) + 1
+        size = int(np.max(found.columns, initial=-1)) + 1
         known = columns.get(found.input, np.zeros(0, bool))
         mine = np.zeros(max(size, len(known)), bool)
         mine[: len(known)] = known
