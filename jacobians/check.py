@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 
 from jacobians import dense
 from jacobians.arguments import Call, bind, function_name, short_type
-from jacobians.compare import (
-    Compared,
-    Comparison,
-    Entries,
-    compare,
+from jacobians.compare import Compared, Comparison, Entries, compare
+from jacobians.complex_parts import has_complex, in_real_parts
+from jacobians.diagnose import Diagnosis, diagnose, diagnose_form
+from jacobians.errors import ArgumentError, WrongDerivativeError
+from jacobians.implied import (
     floats_of,
     output_templates,
     precisions,
@@ -41,9 +41,6 @@ from jacobians.compare import (
     rebuilt,
     rounding,
 )
-from jacobians.complex_parts import has_complex, in_real_parts
-from jacobians.diagnose import Diagnosis, diagnose, diagnose_form
-from jacobians.errors import ArgumentError, WrongDerivativeError
 from jacobians.linearity import Fault, faults
 from jacobians.oracle import Oracle
 from jacobians.probes import PROBES, Probed, probed

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from jacobians import kinks
 from jacobians.arguments import Call
-from jacobians.compare import output_templates, pulled
 from jacobians.errors import ArgumentError
+from jacobians.implied import output_templates, pulled
 from jacobians.oracle import NUDGE, Oracle
 from jacobians.rule import Rule, first_line
 

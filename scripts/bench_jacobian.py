@@ -278,7 +278,7 @@ def _child(name: str, way: str) -> None:
     size = sum(int(np.prod(a.shape)) for a in case.args)
     if way in ("asdex", "sparsejac") and importlib.util.find_spec(way) is None:
         sys.exit(3)
-    if way in ("jacfwd", "jacrev", "sparsejac") and size * size > DENSE_LIMIT:
+    if way in ("jacfwd", "jacrev") and size * size > DENSE_LIMIT:
         sys.exit(3)
     # JAX's own start is not part of anybody's first call
     jax.block_until_ready(jax.jit(lambda x: jnp.sin(x) + 1)(jnp.ones(3)))
@@ -286,9 +286,10 @@ def _child(name: str, way: str) -> None:
     importlib.import_module("jacobians")
     if way in ("asdex", "sparsejac"):
         importlib.import_module(way)
+    given = [GIVEN[way](case)] if way in GIVEN else []
     idle = peak_megabytes()
     start = time.perf_counter()
-    function, more = PREPARE[way](case)
+    function, more = PREPARE[way](case, *given)
     traced = jax.jit(function).trace(*case.args)
     derived = time.perf_counter()
     executable = traced.lower().compile()
@@ -325,7 +326,8 @@ def _pair(name: str, way: str) -> None:
     case = next(c for c in cases() if c.name == name)
     calls = []
     for each in ("jacobians", way):
-        compiled = jax.jit(PREPARE[each](case)[0])
+        given = [GIVEN[each](case)] if each in GIVEN else []
+        compiled = jax.jit(PREPARE[each](case, *given)[0])
         calls.append(lambda compiled=compiled: compiled(*case.args))
         jax.block_until_ready(jax.tree.leaves(calls[-1]()))
     ratios = []
@@ -411,18 +413,24 @@ def _asdex(case: Case) -> tuple[Callable[..., Any], Any]:
     return getattr(asdex, f"{kind}_from_coloring")(case.f, coloring), more
 
 
-def _sparsejac(case: Case) -> tuple[Callable[..., Any], Any]:
-    import sparsejac
+def _flat(case: Case) -> Callable[..., Any]:
+    """The function, or its gradient, of a vector to a vector: all that sparsejac takes."""
+    f, shape = jax.grad(case.f) if case.hessian else case.f, case.args[0].shape
+    return lambda x: f(x.reshape(shape)).reshape(-1)
 
+
+def _pattern(case: Case) -> Any:
+    """What sparsejac has to be told: the pattern; ours is given, and not counted as its time."""
     import jacobians
 
-    if case.hessian or len(case.args[0].shape) != 1:
-        sys.exit(3)
-    # it has to be told the pattern; ours is given, and not counted as its time
-    pattern = jax.tree.leaves(
-        jacobians.jacobian(case.f)(*case.args), is_leaf=lambda x: hasattr(x, "indices")
-    )[0]
-    return sparsejac.jacfwd(case.f, pattern), {}
+    return jacobians.jacobian(_flat(case))(case.args[0].reshape(-1))
+
+
+def _sparsejac(case: Case, pattern: Any) -> tuple[Callable[..., Any], Any]:
+    import sparsejac
+
+    compute = sparsejac.jacfwd(_flat(case), pattern)
+    return lambda x: compute(x.reshape(-1)), {}
 
 
 def _explicit(transform: Callable[..., Any]) -> Callable[[Case], Any]:
@@ -432,7 +440,8 @@ def _explicit(transform: Callable[..., Any]) -> Callable[[Case], Any]:
     return prepare
 
 
-PREPARE: dict[str, Callable[[Case], Any]] = {
+GIVEN: dict[str, Callable[[Case], Any]] = {"sparsejac": _pattern}
+PREPARE: dict[str, Callable[..., Any]] = {
     "jacobians": _ours,
     "compressed": _compressed,
     "asdex": _asdex,
