@@ -18,7 +18,14 @@ import numpy as np
 from jacobians import program
 from jacobians.arguments import argument_names, function_name, path_text, short_type
 from jacobians.errors import ArgumentError
-from jacobians.linear import FORWARD_REFUSED, Plain, is_concrete, trace_plain
+from jacobians.linear import (
+    FORWARD_REFUSED,
+    Aux,
+    Plain,
+    is_concrete,
+    taken_apart,
+    trace_plain,
+)
 
 
 @dataclass(eq=False)
@@ -30,7 +37,7 @@ class Bound:
         runtime: values of its constants and leaves.
         in_trees: pytree structure of every selected argument.
         out_tree: pytree structure of the result.
-        aux_tree: pytree structure of the aux.
+        aux: what is left of the aux without its arrays.
         in_names: names of the selected leaves.
         notes: sentences about how it was traced.
         values: results and aux, where they are known and not the program's outputs.
@@ -40,7 +47,7 @@ class Bound:
     runtime: list[Any]
     in_trees: list[Any]
     out_tree: Any
-    aux_tree: Any
+    aux: Aux
     in_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     values: tuple[Any, ...] | None = None
@@ -170,8 +177,8 @@ def _at_point(
         args, kwargs = jax.tree.unflatten(tree, everything)
         made = f(*args, **kwargs)
         results, aux = _pair(made, f) if has_aux else (made, ())
-        (out, out_tree), (more, aux_tree) = jax.tree.flatten(results), jax.tree.flatten(aux)
-        trees[:] = out_tree, aux_tree
+        (out, out_tree), (more, rest) = jax.tree.flatten(results), taken_apart(aux)
+        trees[:] = out_tree, rest
         return out, more
 
     point = [jnp.asarray(leaves[k]) for k in selected]

@@ -316,7 +316,7 @@ def _result(bound: Bound, options: _Options, values_too: bool) -> Any:
         values = list(bound.values)
     outs = jax.tree.unflatten(bound.out_tree, values[: plain.results])
     if options.has_aux:
-        return (outs, jax.tree.unflatten(bound.aux_tree, values[plain.results :])), result
+        return (outs, bound.aux.filled(values[plain.results :])), result
     return outs, result
 
 

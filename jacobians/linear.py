@@ -22,6 +22,7 @@ from jacobians import program
 from jacobians.algebra.block import Terms, identity
 from jacobians.derive.tape import MAX_KNOWN, Tape
 from jacobians.derive.walk import Walk
+from jacobians.errors import ArgumentError
 from jacobians.pattern import flipped
 from jacobians.program import Program
 
@@ -189,6 +190,31 @@ class LinearDerivation:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Aux:
+    """What a function returns beside its result, without the arrays in it.
+
+    Attributes:
+        tree: its pytree structure.
+        leaves: its leaves, None in place of every array.
+    """
+
+    tree: Any
+    leaves: tuple[Any, ...]
+
+    def filled(self, arrays: Sequence[Any]) -> Any:
+        """The aux with arrays in their places."""
+        rest = iter(arrays)
+        return jax.tree.unflatten(self.tree, [next(rest) if x is None else x for x in self.leaves])
+
+
+def taken_apart(aux: Any) -> tuple[list[Any], Aux]:
+    """The arrays of an aux, and the rest: names, Python numbers and whatever else it holds."""
+    leaves, tree = jax.tree.flatten(aux)
+    arrays = [x for x in leaves if hasattr(x, "dtype")]
+    return arrays, Aux(tree, tuple(None if hasattr(x, "dtype") else x for x in leaves))
+
+
 def trace_plain(
     f: Callable[..., Any], leaves: Sequence[Any], selected: Sequence[int], known: Mapping[int, Any]
 ) -> tuple[Plain, Any]:
@@ -201,16 +227,25 @@ def trace_plain(
         known: leaves whose values belong to the function, by position.
 
     Returns:
-        The program, and the pytree structures of results and aux.
+        The program, the pytree structure of the results, and what is left of the aux.
+
+    Raises:
+        ArgumentError: a result is no array.
     """
     trees: list[Any] = []
 
     def flat(*values: Any) -> tuple[Any, ...]:
         results, aux = f(*values)
         results_flat, results_tree = jax.tree.flatten(results)
-        aux_flat, aux_tree = jax.tree.flatten(aux)
-        trees[:] = [results_tree, aux_tree, len(results_flat)]
-        return (*results_flat, *aux_flat)
+        for leaf in results_flat:
+            if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+                raise ArgumentError(
+                    f"the function returns {leaf!r} of type {type(leaf).__name__}; return arrays, "
+                    "and anything else beside them with has_aux=True"
+                )
+        arrays, rest = taken_apart(aux)
+        trees[:] = [results_tree, rest, len(results_flat)]
+        return (*results_flat, *arrays)
 
     inner = program.trace(flat, leaves)
     return Plain(inner, tuple(selected), trees[2], known), (trees[0], trees[1])

@@ -676,6 +676,7 @@ BAD = [
     (lambda: jacobian(jnp.sin)(jnp.ones(3) * 1j), "is complex (c64[3]); pass its real"),
     (lambda: jacobian(lambda x: x * 1j)(values(3)), "output out is complex"),
     (lambda: jacobian(lambda x: None)(values(3)), "returns no array"),
+    (lambda: jacobian(lambda x: (x, "mean"))(values(3)), "returns 'mean' of type str"),
     (lambda: jacobian(jnp.argmax)(values(3)), "has_aux=True"),
     (lambda: jacobian(lambda x: x, has_aux=True)(values(3)), "has to return a pair"),
     (lambda: jax.jit(jacobian(lambda x: x[x > 0]))(values(3)),
@@ -689,6 +690,19 @@ BAD = [
     (lambda: jacobian(lambda x: jnp.outer(jnp.sort(x), jnp.ones(2)))(jnp.ones(10**5)),
      'use format="operator"'),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_an_aux_may_hold_anything(looks):
+    def f(x):
+        scaled = x**2 if not looks or x[0] < 9 else x
+        return scaled, {"name": "square", "count": 3, "half": x / 2, "none": None}
+
+    x = values(3)
+    found, aux = jacobian(f, format="dense", has_aux=True)(x)
+    np.testing.assert_allclose(found, jnp.diag(2 * x), rtol=1e-6)
+    assert (aux["name"], aux["count"], aux["none"]) == ("square", 3, None)
+    np.testing.assert_allclose(aux["half"], x / 2)
 
 
 @pytest.mark.parametrize(("call", "message"), BAD, ids=[m for _, m in BAD])
