@@ -39,6 +39,8 @@ PARTLY = {
     "scatter": (0, 2),
     "scatter-add": (0, 2),
     "scatter_add": (0, 2),
+    "scatter-mul": (0,),
+    "scatter_mul": (0,),
     "select_and_scatter_add": (0,),
     "select_and_gather_add": (0,),
     "triangular_solve": (1,),

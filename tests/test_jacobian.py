@@ -633,7 +633,8 @@ def test_at_a_point_a_rule_that_is_not_linear_is_refused_and_jaxs_own_are_not():
 
     def many(x):
         pooled = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2,), (1,), "VALID")
-        return jax.nn.relu(jnp.cumprod(x)[1:]) * pooled if x[0] > -9 else x
+        scaled = jax.nn.relu(jnp.cumprod(x)).at[0].multiply(x[1], unique_indices=True)
+        return scaled[1:] * pooled + scaled[0] if x[0] > -9 else x
 
     found = jacobian(many, format="dense")(x)
     np.testing.assert_allclose(found, jax.jacobian(many)(x), rtol=1e-5, atol=1e-6)
