@@ -475,7 +475,8 @@ def _with_constants(prepared: Prepared, plain: Plain) -> Prepared:
         known = {number: tape.known(number) for number in form.wanted}
         if all(v is not None for v in known.values()):
             dtype = prepared.in_types[blocks[k].input].dtype
-            found[k] = np.asarray(form.values(known, form.tables, dtype, np))
+            with np.errstate(all="ignore"):
+                found[k] = np.asarray(form.values(known, form.tables, dtype, np))
     missing = [k for k in places if k not in found]
     if missing:
         found.update(_once(prepared, plain, missing))

@@ -670,6 +670,13 @@ def test_an_infinite_entry_of_a_band_spoils_no_other():
     np.testing.assert_allclose(found.todense(), jacobian(f, format="dense")(x))
 
 
+@pytest.mark.filterwarnings("error")
+def test_constants_may_be_infinite_without_a_warning():
+    large = np.array([1e38, np.inf, 1], np.float32)
+    found = jacobian(lambda x: x * large * large - x, format="dense")(values(3))
+    np.testing.assert_array_equal(np.diag(found), [np.inf, np.inf, 0])
+
+
 @pytest.mark.parametrize("format", ["bcoo", "dense", "scipy", "blocks"])
 def test_callers_who_allow_no_promotion_get_their_jacobian(format):
     f = lambda x: jax.nn.relu(x) * jnp.roll(x, 1)  # noqa: E731
