@@ -26,6 +26,7 @@ from jacobians.linear import (
     taken_apart,
     trace_plain,
 )
+from jacobians.proved_linear import is_linear
 
 
 @dataclass(eq=False)
@@ -165,6 +166,9 @@ def _at_point(
 
     Its derivative there is a linear program, whatever branches the function took; None where there
     are no values, or JAX cannot either.
+
+    Raises:
+        ArgumentError: the derivative is not certainly linear.
     """
     if not all(_holdable(x) or not _is_array(x) for x in leaves):
         return None
@@ -179,7 +183,7 @@ def _at_point(
         results, aux = _pair(made, f) if has_aux else (made, ())
         (out, out_tree), (more, rest) = jax.tree.flatten(results), taken_apart(aux)
         trees[:] = out_tree, rest
-        return out, more
+        return [jnp.asarray(x) for x in out], more
 
     point = [jnp.asarray(leaves[k]) for k in selected]
     try:
@@ -190,6 +194,12 @@ def _at_point(
     inner = traced.program
     if program.contains(inner, FORWARD_REFUSED):
         return None
+    if not is_linear(inner, range(len(inner.inputs))):
+        raise ArgumentError(
+            f"{function_name(f)} looks at the values of its arguments while it is traced, and has "
+            "a custom derivative rule inside that is not certainly linear; use jax.lax.cond or "
+            "jnp.where instead of looking"
+        )
     # what the derivative is made of changes from point to point; its index arrays are its pattern
     moving = [c for c in inner.constants if jnp.issubdtype(c[1].dtype, jnp.inexact)]
     fixed = [c for c in inner.constants if not jnp.issubdtype(c[1].dtype, jnp.inexact)]

@@ -151,7 +151,7 @@ def closed_form(
         tape: what their coefficients refer to.
         dtype: dtype of the entries.
     """
-    if not terms or not all(_has_form(t, tape) for t in terms):
+    if not terms or not all(_has_form(t, tape, dtype) for t in terms):
         return None
     visits = sum(entries.grid_size(t) for t in terms)
     if visits > min(MAX_ENTRIES, MAX_REPEATS * prod(out_shape) * prod(in_shape)):
@@ -267,7 +267,7 @@ def outer_form(
         tape: what their coefficients refer to.
         dtype: dtype of the entries.
     """
-    if len(terms) != 1 or not _has_form(terms[0], tape):
+    if len(terms) != 1 or not _has_form(terms[0], tape, dtype):
         return None
     term = terms[0]
     products = term.coefficient.products or ()
@@ -321,9 +321,13 @@ def _factors(
     return made[0], made[1]
 
 
-def _has_form(term: Term, tape: Tape) -> bool:
+def _has_form(term: Term, tape: Tape, dtype: Any) -> bool:
     products = term.coefficient.products
     if products is None:
+        return False
+    limits = jnp.finfo(_computed(dtype))
+    if not all(float(limits.tiny) <= abs(p.scale) <= float(limits.max) for p in products):
+        # the program's own steps may stay within range where their product does not
         return False
     hidden = coefficients.variables(term.coefficient) - set(relation_variables(term))
     if hidden:
@@ -336,6 +340,11 @@ def _has_form(term: Term, tape: Tape) -> bool:
         for k in numbers
         if tape.values[k].dtype is not None
     )
+
+
+def _computed(dtype: Any) -> Any:
+    """The dtype to compute entries in: factors of half precision soon leave its range."""
+    return jnp.promote_types(dtype, np.float32)
 
 
 def _piece(
@@ -407,11 +416,12 @@ def _piece_values(
         allowed: Any = None
         for part in parts:
             array = _along(part, piece, xp.asarray(arrays[part.value]), tables, xp)
+            array = array.astype(jnp.promote_types(array.dtype, _computed(dtype)))
             values = array if values is None else values * array
             if part.selects:
                 allowed = array != 0 if allowed is None else allowed & (array != 0)
         if values is None:
-            values = xp.full((1,) * len(piece.sizes), scale, dtype)
+            values = xp.full((1,) * len(piece.sizes), scale, _computed(dtype))
         elif scale != 1.0:
             values = values * scale
         if allowed is not None:

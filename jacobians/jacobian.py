@@ -11,7 +11,8 @@ by the traced program, so a function may close over anything, changing arrays an
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import Any, Generic, TypeVar, cast
@@ -267,11 +268,19 @@ def entry_for(
         key = (fingerprint(plain.program), options)
     entry = _cache.get(key)
     if entry is None:
-        prepared = prepare(plain, chunk_size, symmetric, factors, linears)
+        with _usual_promotion():
+            prepared = prepare(plain, chunk_size, symmetric, factors, linears)
         entry = Entry(prepared, jax.jit(prepared.evaluate, static_argnums=2))
         if prepared.cacheable:
             _cache.put(key, entry)
     return entry
+
+
+@contextmanager
+def _usual_promotion() -> Iterator[None]:
+    """The promotion that our own arithmetic needs, whatever the caller has set for theirs."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def _known(plain: Plain) -> tuple[Any, ...]:
@@ -331,9 +340,10 @@ def _entries(bound: Bound, options: _Options, values_too: bool) -> tuple[Any, An
     entry = entry_for(bound, options.chunk_size, options.symmetric, factors)
     # in a traced program the tables are constants, which its compiler can make use of
     evaluate = entry.prepared.evaluate if traced else entry.compiled
-    values, data = evaluate(bound.runtime, entry.prepared.tables, values_too)
     make = partial(formats.MAKERS[options.format], entry.prepared, entry.kept, traced)
-    blocks = [make(k, d) for k, d in enumerate(data)]
+    with _usual_promotion():
+        values, data = evaluate(bound.runtime, entry.prepared.tables, values_too)
+        blocks = [make(k, d) for k, d in enumerate(data)]
     return values, _assembled(blocks, bound, options.single)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.sparse import BCOO
 
 from jacobians.arguments import short_type
@@ -277,6 +278,14 @@ class Banded(Piece):
         for k in range(len(self.diagonals)):
             total = total.at[k : k + m].add(self.diagonals[k] * vector)
         return total[self.lower : self.lower + n]
+
+    def _dense(self) -> Any:
+        m, n = self.shape
+        distance = np.arange(n)[None] - np.arange(m)[:, None] + self.lower
+        inside = (distance >= 0) & (distance < len(self.diagonals))
+        # chosen, not multiplied: an infinite entry must not spoil the rest of its row
+        chosen = self.diagonals[np.where(inside, distance, 0), np.arange(m)[:, None]]
+        return jnp.where(inside, chosen, 0).reshape(*self.out_shape, *self.in_shape)
 
 
 @_static("out_shape", "in_shape", "properties")

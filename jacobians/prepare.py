@@ -382,8 +382,9 @@ class _Builder:
                 pattern = block_pattern(terms, out_shape, in_shape)
                 cost = {"closed form": outer[0].work + outer[1].work}
                 return BlockPlan(o, i, "closed form", terms, pattern, None, cost, outer)
-        form = closed_form(terms, out_shape, in_shape, tape, dtype)
-        form = form if self.linear and self.closed else None
+        form = None
+        if self.linear and self.closed:
+            form = closed_form(terms, out_shape, in_shape, tape, dtype)
         pattern = form.pattern if form is not None else block_pattern(terms, out_shape, in_shape)
         colors = self._least_colors(pattern)
         cost = {"sweep": colors * self.direction_cost + 2.0 * pattern.count}
@@ -473,7 +474,8 @@ def _with_constants(prepared: Prepared, plain: Plain) -> Prepared:
         known = {number: tape.known(number) for number in form.wanted}
         if all(v is not None for v in known.values()):
             dtype = prepared.in_types[blocks[k].input].dtype
-            found[k] = np.asarray(form.values(known, form.tables, dtype, np))
+            with np.errstate(all="ignore"):
+                found[k] = np.asarray(form.values(known, form.tables, dtype, np))
     missing = [k for k in places if k not in found]
     if missing:
         found.update(_once(prepared, plain, missing))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
+from jacobians.linear import is_concrete
 from jacobians.program import Program
 
 # what a value is: it does not move, it is 0 everywhere, or it is linear in the directions
@@ -26,8 +27,8 @@ SUMS = frozenset(
     ["add", "add_any", "sub", "neg", "concatenate", "reshape", "broadcast_in_dim", "transpose",
      "rev", "squeeze", "expand_dims", "reduce_sum", "cumsum", "slice", "copy", "copy_p", "real",
      "imag", "complex", "fft", "reduce_window_sum", "pad", "name", "optimization_barrier",
-     "device_put", "sharding_constraint", "convert_element_type", "select_and_scatter_add",
-     "select_and_gather_add", "split", "unstack", "stack", "conj"]
+     "device_put", "sharding_constraint", "convert_element_type", "reduce_precision", "split",
+     "unstack", "stack", "conj"]
 )  # fmt: skip
 # linear in the operands at these positions, the others standing still
 PARTLY = {
@@ -38,7 +39,12 @@ PARTLY = {
     "scatter": (0, 2),
     "scatter-add": (0, 2),
     "scatter_add": (0, 2),
+    "scatter-mul": (0,),
+    "scatter_mul": (0,),
+    "select_and_scatter_add": (0,),
+    "select_and_gather_add": (0,),
     "triangular_solve": (1,),
+    "tridiagonal_solve": (3,),
 }
 PRODUCTS = frozenset(["mul", "dot_general", "conv_general_dilated"])
 
@@ -83,7 +89,7 @@ def _outputs(inner: Program, marks: Sequence[str]) -> list[str]:
 
 
 def _of_array(value: Any) -> str:
-    if not isinstance(value, (np.ndarray, np.generic, float, int)):
+    if not isinstance(value, (float, int)) and not is_concrete(value):
         return STILL
     return ZERO if not np.any(np.asarray(value)) else STILL
 

@@ -7,7 +7,7 @@ import pytest
 from jax.experimental.sparse import BCOO
 
 import jacobians
-from jacobians import ArgumentError, hessian, jacobian, value_and_jacobian
+from jacobians import ArgumentError, formats, hessian, jacobian, value_and_jacobian
 from jacobians.bind import bind_call
 from jacobians.coloring import is_valid_coloring
 from jacobians.jacobian import entry_for
@@ -660,6 +660,72 @@ def test_a_called_function_is_differentiated_like_its_operations():
     f = jax.jit(lambda x: inner(x) + jnp.roll(inner(2 * x), 1))
     x = values(6)
     np.testing.assert_allclose(jacobian(f, format="dense")(x), jax.jacfwd(f)(x), rtol=1e-6)
+
+
+def test_at_a_point_a_rule_that_is_not_linear_is_refused_and_jaxs_own_are_not():
+    @jax.custom_jvp
+    def absolute(x):
+        return 1.0 * x
+
+    absolute.defjvp(lambda p, t: (absolute(*p), jnp.abs(t[0]) * p[0]))
+    x = values(3)
+    with pytest.raises(ArgumentError, match="rule inside that is not certainly linear"):
+        jacobian(lambda x: absolute(x) if x[0] > -9 else x)(x)
+
+    def many(x):
+        pooled = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2,), (1,), "VALID")
+        scaled = jax.nn.relu(jnp.cumprod(x)).at[0].multiply(x[1], unique_indices=True)
+        return scaled[1:] * pooled + scaled[0] if x[0] > -9 else x
+
+    found = jacobian(many, format="dense")(x)
+    np.testing.assert_allclose(found, jax.jacobian(many)(x), rtol=1e-5, atol=1e-6)
+
+
+def test_at_a_point_a_result_may_be_a_python_number():
+    f = lambda x: (x**2, 3.0) if x[0] > -9 else (x, 0.0)  # noqa: E731
+    (_, number), (found, zero) = value_and_jacobian(f, format="dense")(values(3))
+    np.testing.assert_allclose(found, np.diag(2 * values(3)), rtol=1e-6)
+    assert number == 3.0
+    np.testing.assert_array_equal(zero, np.zeros(3))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_factors_whose_product_leaves_the_range_do_not_spoil_an_entry(dtype, sign):
+    size = 2e3 if dtype == jnp.float16 else 1e25
+    small = jnp.full(3, size**-sign, dtype)
+    f = lambda x: (((x * small) * size**sign) * small) * size**sign  # noqa: E731
+    x = jnp.ones(3, dtype)
+    for g in (f, lambda x: f(x) * jnp.sin(x)):
+        found = jacobian(g, format="dense")(x)
+        np.testing.assert_allclose(found, jax.jacfwd(g)(x), rtol=1e-2)
+    by_argument = jacobian(lambda x, a: (((x * a) * size**sign) * a) * size**sign, format="dense")
+    np.testing.assert_allclose(by_argument(x, small), np.eye(3), rtol=1e-2)
+
+
+def test_an_infinite_entry_of_a_band_spoils_no_other():
+    f = lambda x: jnp.sqrt(x) + jnp.roll(x, 1)  # noqa: E731
+    x = jnp.array([0.0, 1.0, 2.0])
+    found = jacobian(f, format="blocks")(x)
+    assert type(found).__name__ == "Banded"
+    np.testing.assert_allclose(found.todense(), jacobian(f, format="dense")(x))
+
+
+@pytest.mark.filterwarnings("error")
+def test_constants_may_be_infinite_without_a_warning():
+    large = np.array([1e38, np.inf, 1], np.float32)
+    found = jacobian(lambda x: x * large * large - x, format="dense")(values(3))
+    np.testing.assert_array_equal(np.diag(found), [np.inf, np.inf, 0])
+
+
+@pytest.mark.parametrize("format", ["bcoo", "dense", "scipy", "blocks"])
+def test_callers_who_allow_no_promotion_get_their_jacobian(format):
+    f = lambda x: jax.nn.relu(x) * jnp.roll(x, 1)  # noqa: E731
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        jacobian(f, format=format)(values(7))
+        if format == "bcoo":
+            # large enough for its indices to be computed rather than copied
+            jacobian(jax.nn.relu)(jnp.ones(formats.MAX_CONSTANT + 1))
 
 
 BAD = [

@@ -62,7 +62,7 @@ def _star_greedy(rows: Integers, columns: Integers, size: int) -> Integers:
     while len(open_):
         winners = neighbours.first_in_two_steps(open_, priority, colors)
         neighbours.choose(winners, colors)
-        neighbours.release(winners, priority, colors)
+        neighbours.release(winners, colors)
         open_ = open_[colors[open_] < 0]
     return colors
 
@@ -122,9 +122,8 @@ class _Neighbours:
         chosen = np.argmin(forbidden, axis=1)
         self._set(vertices, chosen, colors)
 
-    def release(self, vertices: Integers, priority: Integers, colors: Integers) -> None:
+    def release(self, vertices: Integers, colors: Integers) -> None:
         """Takes the colour back from vertices that broke a condition together."""
-        del priority
         owner, near = self.edges(vertices)
         keep = colors[near] >= 0
         owner, near = owner[keep], near[keep]
