@@ -196,9 +196,9 @@ def _at_point(
         return None
     if not is_linear(inner, range(len(inner.inputs))):
         raise ArgumentError(
-            f"{function_name(f)} looks at the values of its arguments while it is traced, and has "
-            "a custom derivative rule inside that is not certainly linear; use jax.lax.cond or "
-            "jnp.where instead of looking"
+            f"{function_name(f)} looks at the values of its arguments while it is traced, and its "
+            "derivative there is not certainly linear (a custom derivative rule, or a loop); use "
+            "jax.lax.cond or jnp.where instead of looking"
         )
     # what the derivative is made of changes from point to point; its index arrays are its pattern
     moving = [c for c in inner.constants if jnp.issubdtype(c[1].dtype, jnp.inexact)]

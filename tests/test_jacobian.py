@@ -669,7 +669,7 @@ def test_at_a_point_a_rule_that_is_not_linear_is_refused_and_jaxs_own_are_not():
 
     absolute.defjvp(lambda p, t: (absolute(*p), jnp.abs(t[0]) * p[0]))
     x = values(3)
-    with pytest.raises(ArgumentError, match="rule inside that is not certainly linear"):
+    with pytest.raises(ArgumentError, match="derivative there is not certainly linear"):
         jacobian(lambda x: absolute(x) if x[0] > -9 else x)(x)
 
     def many(x):
