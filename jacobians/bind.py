@@ -123,12 +123,7 @@ def _trace(
     for number, traced in enumerate(attempts):
 
         def flat(*values: Any, traced: list[int] = traced) -> tuple[Any, Any]:
-            everything = list(leaves)
-            for k, value in zip(traced, values, strict=True):
-                everything[k] = value
-            args, kwargs = jax.tree.unflatten(tree, everything)
-            made = f(*args, **kwargs)
-            return _pair(made, f) if has_aux else (made, ())
+            return _called(f, has_aux, leaves, tree, traced, values)
 
         known = {
             p: leaves[k] for p, k in enumerate(traced) if k not in chosen and _is_index(leaves[k])
@@ -153,6 +148,23 @@ def _trace(
     raise AssertionError("no attempt at tracing")
 
 
+def _called(
+    f: Callable[..., Any],
+    has_aux: bool,
+    leaves: Sequence[Any],
+    tree: Any,
+    places: Sequence[int],
+    values: Sequence[Any],
+) -> tuple[Any, Any]:
+    """The result and the aux of a call in which some leaves have been replaced."""
+    everything = list(leaves)
+    for k, value in zip(places, values, strict=True):
+        everything[k] = value
+    args, kwargs = jax.tree.unflatten(tree, everything)
+    made = f(*args, **kwargs)
+    return _pair(made, f) if has_aux else (made, ())
+
+
 def _at_point(
     f: Callable[..., Any],
     has_aux: bool,
@@ -175,12 +187,7 @@ def _at_point(
     trees: list[Any] = []
 
     def of_selected(*values: Any) -> tuple[list[Any], list[Any]]:
-        everything = list(leaves)
-        for k, value in zip(selected, values, strict=True):
-            everything[k] = value
-        args, kwargs = jax.tree.unflatten(tree, everything)
-        made = f(*args, **kwargs)
-        results, aux = _pair(made, f) if has_aux else (made, ())
+        results, aux = _called(f, has_aux, leaves, tree, selected, values)
         (out, out_tree), (more, rest) = jax.tree.flatten(results), taken_apart(aux)
         trees[:] = out_tree, rest
         return [jnp.asarray(x) for x in out], more
