@@ -42,6 +42,7 @@ class Bound:
         in_names: names of the selected leaves.
         notes: sentences about how it was traced.
         values: results and aux, where they are known and not the program's outputs.
+        given_names: names of the program's inputs, where they have names.
     """
 
     plain: Plain
@@ -52,6 +53,7 @@ class Bound:
     in_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     values: tuple[Any, ...] | None = None
+    given_names: tuple[str, ...] = ()
 
     @property
     def out_types(self) -> list[Any]:
@@ -100,10 +102,11 @@ def bind_call(
     sizes = [len(jax.tree.leaves(a)) for a in args]
     starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
     selected = [k for number in numbers for k in range(starts[number], starts[number + 1])]
-    names = _selected_names(f, args, numbers)
+    everything = _leaf_names(f, args, kwargs)
+    names = tuple(everything[k] for k in selected)
     _check_selected([leaves[k] for k in selected], names)
     in_trees = [jax.tree.structure(args[number]) for number in numbers]
-    return _trace(f, has_aux, leaves, tree, selected, in_trees, names)
+    return _trace(f, has_aux, leaves, tree, selected, in_trees, everything)
 
 
 def _trace(
@@ -113,10 +116,11 @@ def _trace(
     tree: Any,
     selected: list[int],
     in_trees: list[Any],
-    names: tuple[str, ...],
+    everything: tuple[str, ...],
 ) -> Bound:
     """Traces with as few values held fixed as the function allows."""
     chosen = set(selected)
+    names = tuple(everything[k] for k in selected)
     arrays = [k for k, x in enumerate(leaves) if k in chosen or _is_array(x)]
     floats = [k for k in arrays if k in chosen or not _holdable(leaves[k])]
     attempts = [arrays] if floats == arrays else [arrays, floats]
@@ -144,7 +148,11 @@ def _trace(
                 f"Jacobian has no fixed program; use jax.lax.cond or jnp.where ({_first(error)})"
             ) from error
         notes = () if number == 0 else ("traced for the given values of the other arguments",)
-        return Bound(plain, [*plain.constants, *given], in_trees, trees[0], trees[1], names, notes)
+        given_names = tuple(everything[k] for k in traced)
+        return Bound(
+            plain, [*plain.constants, *given], in_trees, trees[0], trees[1], names, notes,
+            given_names=given_names,
+        )  # fmt: skip
     raise AssertionError("no attempt at tracing")
 
 
@@ -260,9 +268,10 @@ def _holdable(x: Any) -> bool:
     return isinstance(x, float) or (is_concrete(x) and not isinstance(x, jax.ShapeDtypeStruct))
 
 
-def _selected_names(
-    f: Callable[..., Any], args: Sequence[Any], numbers: Sequence[int]
+def _leaf_names(
+    f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[str, ...]:
+    """A name for every leaf of a call, positional arguments first."""
     try:
         names = argument_names(f, args)
     except ArgumentError:
@@ -270,9 +279,10 @@ def _selected_names(
     if len(names) != len(args):
         names = tuple(f"x{k}" for k in range(len(args)))
     paths: list[str] = []
-    for number in numbers:
-        with_paths, _ = jax.tree_util.tree_flatten_with_path(args[number])
-        paths.extend(names[number] + path_text(path) for path, _ in with_paths)
+    named = [*zip(names, args, strict=True), *((k, kwargs[k]) for k in sorted(kwargs))]
+    for name, value in named:
+        with_paths, _ = jax.tree_util.tree_flatten_with_path(value)
+        paths.extend(name + path_text(path) for path, _ in with_paths)
     return tuple(paths)
 
 

@@ -201,6 +201,10 @@ def plan(
 def _described(prepared: Prepared, bound: Bound, out_names: Sequence[str], function: str) -> Plan:
     ins = [_leaf(n, t) for n, t in zip(bound.in_names, prepared.in_types, strict=True)]
     outs = [_leaf(n, t) for n, t in zip(out_names, prepared.out_types, strict=True)]
+    first = len(bound.plain.constants)
+    for number, name in zip(prepared.derivation.inputs[first:], bound.given_names, strict=False):
+        # an equal program may have been planned under other names
+        prepared.derivation.tape.names[number] = name
     derivation = _as_call(prepared, ins, outs)
     blocks = []
     for k, b in enumerate(prepared.blocks):
@@ -261,8 +265,6 @@ def _as_call(prepared: Prepared, ins: Sequence[Leaf], outs: Sequence[Leaf]) -> C
     """The linear derivation in the form that formulas are written from."""
     found = prepared.derivation
     numbers = tuple(found.inputs[k] for k in prepared.any_linear.selected)
-    for number, leaf in zip(numbers, ins, strict=True):
-        found.tape.names.setdefault(number, leaf.name)
     derivation = Derivation(found.tape, numbers, found.values, found.terms, (), ())
     call = Call(
         lambda *_: None, tuple(ins), tuple(range(len(ins))), tuple(outs), None,

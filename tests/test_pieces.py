@@ -234,6 +234,16 @@ def test_a_plan_needs_shapes_only_and_reads_well():
         assert all(len(line) <= 100 for line in text.splitlines())
 
 
+def test_a_plan_names_what_its_formulas_speak_of():
+    layer = lambda params, x: jnp.tanh(params["W"] * x)  # noqa: E731
+    text = str(plan(layer, {"W": shape(4)}, shape(4), argnums=1))
+    assert 'q = params["W"]' in text or 'params["W"]' in text
+    # the same program again, under other names
+    again = str(plan(lambda scale, y: jnp.tanh(scale * y), shape(4), shape(4), argnums=1))
+    assert "scale" in again
+    assert "params" not in again
+
+
 def test_a_plan_chooses_the_fewest_colours():
     both = plan(arrow, shape(300))
     assert [(s.kind, s.colors) for s in both.sweeps] == [("JVPs", 2), ("VJPs", 1)]
