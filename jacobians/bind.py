@@ -102,32 +102,59 @@ def bind_call(
     sizes = [len(jax.tree.leaves(a)) for a in args]
     starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
     selected = [k for number in numbers for k in range(starts[number], starts[number + 1])]
-    everything = _leaf_names(f, args, kwargs)
-    names = tuple(everything[k] for k in selected)
-    _check_selected([leaves[k] for k in selected], names)
     in_trees = [jax.tree.structure(args[number]) for number in numbers]
-    return _trace(f, has_aux, leaves, tree, selected, in_trees, everything)
+    call = _Flat(f, has_aux, leaves, tree, selected, in_trees, _leaf_names(f, args, kwargs))
+    _check_selected([leaves[k] for k in selected], call.in_names)
+    return _trace(call)
 
 
-def _trace(
-    f: Callable[..., Any],
-    has_aux: bool,
-    leaves: list[Any],
-    tree: Any,
-    selected: list[int],
-    in_trees: list[Any],
-    everything: tuple[str, ...],
-) -> Bound:
+@dataclass(frozen=True, eq=False)
+class _Flat:
+    """A call by its leaves.
+
+    Attributes:
+        f: the function.
+        has_aux: whether it returns a pair with aux.
+        leaves: all leaves of its arguments.
+        tree: the pytree structure of positional and keyword arguments.
+        selected: positions of the leaves to differentiate with respect to.
+        in_trees: pytree structure of every selected argument.
+        names: a name for every leaf.
+    """
+
+    f: Callable[..., Any]
+    has_aux: bool
+    leaves: list[Any]
+    tree: Any
+    selected: list[int]
+    in_trees: list[Any]
+    names: tuple[str, ...]
+
+    @property
+    def in_names(self) -> tuple[str, ...]:
+        """Names of the selected leaves."""
+        return tuple(self.names[k] for k in self.selected)
+
+    def at(self, places: Sequence[int], values: Sequence[Any]) -> tuple[Any, Any]:
+        """The result and the aux where these leaves have been replaced."""
+        everything = list(self.leaves)
+        for k, value in zip(places, values, strict=True):
+            everything[k] = value
+        args, kwargs = jax.tree.unflatten(self.tree, everything)
+        made = self.f(*args, **kwargs)
+        return _pair(made, self.f) if self.has_aux else (made, ())
+
+
+def _trace(call: _Flat) -> Bound:
     """Traces with as few values held fixed as the function allows."""
-    chosen = set(selected)
-    names = tuple(everything[k] for k in selected)
+    leaves, selected, chosen = call.leaves, call.selected, set(call.selected)
     arrays = [k for k, x in enumerate(leaves) if k in chosen or _is_array(x)]
     floats = [k for k in arrays if k in chosen or not _holdable(leaves[k])]
     attempts = [arrays] if floats == arrays else [arrays, floats]
     for number, traced in enumerate(attempts):
 
         def flat(*values: Any, traced: list[int] = traced) -> tuple[Any, Any]:
-            return _called(f, has_aux, leaves, tree, traced, values)
+            return call.at(traced, values)
 
         known = {
             p: leaves[k] for p, k in enumerate(traced) if k not in chosen and _is_index(leaves[k])
@@ -139,49 +166,23 @@ def _trace(
         except _CONCRETE as error:
             if number + 1 < len(attempts):
                 continue
-            bound = _at_point(f, has_aux, leaves, tree, selected, in_trees, names)
+            bound = _at_point(call)
             if bound is not None:
                 return bound
             raise ArgumentError(
-                f"{function_name(f)} looks at the values of its arguments while it is traced "
+                f"{function_name(call.f)} looks at the values of its arguments while it is traced "
                 "(a Python if, a shape or a NumPy call that depends on them), so that its "
                 f"Jacobian has no fixed program; use jax.lax.cond or jnp.where ({_first(error)})"
             ) from error
         notes = () if number == 0 else ("traced for the given values of the other arguments",)
-        given_names = tuple(everything[k] for k in traced)
         return Bound(
-            plain, [*plain.constants, *given], in_trees, trees[0], trees[1], names, notes,
-            given_names=given_names,
+            plain, [*plain.constants, *given], call.in_trees, trees[0], trees[1], call.in_names,
+            notes, given_names=tuple(call.names[k] for k in traced),
         )  # fmt: skip
     raise AssertionError("no attempt at tracing")
 
 
-def _called(
-    f: Callable[..., Any],
-    has_aux: bool,
-    leaves: Sequence[Any],
-    tree: Any,
-    places: Sequence[int],
-    values: Sequence[Any],
-) -> tuple[Any, Any]:
-    """The result and the aux of a call in which some leaves have been replaced."""
-    everything = list(leaves)
-    for k, value in zip(places, values, strict=True):
-        everything[k] = value
-    args, kwargs = jax.tree.unflatten(tree, everything)
-    made = f(*args, **kwargs)
-    return _pair(made, f) if has_aux else (made, ())
-
-
-def _at_point(
-    f: Callable[..., Any],
-    has_aux: bool,
-    leaves: list[Any],
-    tree: Any,
-    selected: list[int],
-    in_trees: list[Any],
-    names: tuple[str, ...],
-) -> Bound | None:
+def _at_point(call: _Flat) -> Bound | None:
     """The call linearised by JAX where it is, for a function that looks at its arguments' values.
 
     Its derivative there is a linear program, whatever branches the function took; None where there
@@ -190,17 +191,17 @@ def _at_point(
     Raises:
         ArgumentError: the derivative is not certainly linear.
     """
-    if not all(_holdable(x) or not _is_array(x) for x in leaves):
+    if not all(_holdable(x) or not _is_array(x) for x in call.leaves):
         return None
     trees: list[Any] = []
 
     def of_selected(*values: Any) -> tuple[list[Any], list[Any]]:
-        results, aux = _called(f, has_aux, leaves, tree, selected, values)
+        results, aux = call.at(call.selected, values)
         (out, out_tree), (more, rest) = jax.tree.flatten(results), taken_apart(aux)
         trees[:] = out_tree, rest
         return [jnp.asarray(x) for x in out], more
 
-    point = [jnp.asarray(leaves[k]) for k in selected]
+    point = [jnp.asarray(call.leaves[k]) for k in call.selected]
     try:
         out, push, aux = jax.linearize(of_selected, *point, has_aux=True)
         traced, _ = trace_plain(lambda *tangents: (push(*tangents), ()), point, [], {})
@@ -211,16 +212,16 @@ def _at_point(
         return None
     if not is_linear(inner, range(len(inner.inputs))):
         raise ArgumentError(
-            f"{function_name(f)} looks at the values of its arguments while it is traced, and its "
-            "derivative there is not certainly linear (a custom derivative rule, or a loop); use "
-            "jax.lax.cond or jnp.where instead of looking"
+            f"{function_name(call.f)} looks at the values of its arguments while it is traced, and "
+            "its derivative there is not certainly linear (a custom derivative rule, or a loop); "
+            "use jax.lax.cond or jnp.where instead of looking"
         )
     # what the derivative is made of changes from point to point; its index arrays are its pattern
     moving = [c for c in inner.constants if jnp.issubdtype(c[1].dtype, jnp.inexact)]
     fixed = [c for c in inner.constants if not jnp.issubdtype(c[1].dtype, jnp.inexact)]
     inputs = (*(variable for variable, _ in moving), *inner.inputs)
     linear = program.Program(inputs, inner.outputs, inner.equations, tuple(fixed))
-    places = tuple(len(moving) + k for k in range(len(selected)))
+    places = tuple(len(moving) + k for k in range(len(point)))
     runtime = [*(value for _, value in (*fixed, *moving)), *point]
     note = (
         "it looks at the values of its arguments: this holds where it takes the same branches; "
@@ -228,7 +229,7 @@ def _at_point(
     )
     return Bound(
         Plain(linear, places, traced.results, {}),
-        runtime, in_trees, trees[0], trees[1], names, (note,), (*out, *aux),
+        runtime, call.in_trees, trees[0], trees[1], call.in_names, (note,), (*out, *aux),
     )  # fmt: skip
 
 

@@ -118,6 +118,19 @@ def _output_name(name: str, inputs: set[str]) -> str:
     return letter + name.removeprefix("out")
 
 
+def needed(where: Sequence[str], text: str) -> tuple[str, ...]:
+    """The definitions that a text uses, itself or in another definition that it uses."""
+    texts, kept = [text], dict.fromkeys(where, False)
+    while texts:
+        used = texts.pop()
+        for definition, known in kept.items():
+            name, meaning = definition.split(" = ", 1)
+            if not known and _mentions(used, name):
+                kept[definition] = True
+                texts.append(meaning)
+    return tuple(definition for definition, known in kept.items() if known)
+
+
 def _mentions(text: str, name: str) -> bool:
     position = text.find(name)
     while position >= 0:

@@ -17,7 +17,7 @@ from jacobians.bind import Bound, bind_call
 from jacobians.coloring import lower_bound, symmetric_lower_bound
 from jacobians.derive.call import CallDerivation
 from jacobians.derive.walk import Derivation
-from jacobians.formula import formulas
+from jacobians.formula import formulas, needed
 from jacobians.jacobian import bind_hessian, entry_for
 from jacobians.prepare import Prepared, check_types
 from jacobians.structure import Structure
@@ -208,10 +208,13 @@ def _described(prepared: Prepared, bound: Bound, out_names: Sequence[str], funct
     derivation = _as_call(prepared, ins, outs)
     blocks = []
     for k, b in enumerate(prepared.blocks):
-        written = None
+        formula: str | None = None
+        where: tuple[str, ...] = ()
         named = bound.values is None
         if named and b.way in ("closed form", "constant") and prepared.linear:
             written = formulas(derivation, b.output, b.input)
+            formula = written.jacobian
+            where = needed(written.where, formula) if formula is not None else ()
         blocks.append(
             PlannedBlock(
                 outs[b.output].name,
@@ -220,8 +223,8 @@ def _described(prepared: Prepared, bound: Bound, out_names: Sequence[str], funct
                 b.pattern.count,
                 prepared.proof(k).structure,
                 b.way,
-                written.jacobian if written is not None else None,
-                written.where if written is not None and written.jacobian is not None else (),
+                formula,
+                where,
                 tuple(sorted(b.cost.items())),
             )
         )

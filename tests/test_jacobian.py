@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.experimental.sparse import BCOO
 
 import jacobians
@@ -630,6 +632,54 @@ def test_closed_forms_sum_what_falls_on_one_entry(f):
         np.testing.assert_allclose(found, jax.jacfwd(f)(x), rtol=1e-5, atol=1e-5)
     by_scipy = jacobian(f, format="scipy")(x).toarray()
     np.testing.assert_allclose(by_scipy, jax.jacfwd(f)(x), rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**31), kind=st.sampled_from(["edges", "energy", "stencil", "branch"]))
+def test_drawn_programs_have_the_numbers_of_jax(seed, kind):
+    """Index tables, constants, sizes and branches that nobody has chosen."""
+    draw = np.random.default_rng(seed)
+    n, count = (int(k) for k in draw.integers((4, 1), (14, 60)))
+    tails, heads, thirds = draw.integers(0, n, (3, count))
+    weights = draw.normal(size=count).astype(np.float32) * draw.integers(0, 2, count)
+    shifts, scales = draw.integers(-n, n, 4), draw.normal(size=4).astype(np.float32)
+
+    def edges(x):
+        flow = jnp.tanh(x[heads] - weights * x[tails]) + weights * x[thirds]
+        return (scales[0] * x).at[tails].add(flow).at[heads].add(-flow * x[thirds])
+
+    def energy(x):
+        pull = jnp.sum(weights * jnp.tanh(x[heads] * x[tails]) + x[thirds] ** 2 * x[heads])
+        return pull + jnp.sum(jax.nn.softplus(x))
+
+    def stencil(x):
+        moved = [a * jnp.roll(x, k) for a, k in zip(scales, shifts, strict=True)]
+        return jax.jit(sum)(moved) + jnp.roll(x, int(shifts[1])) * x - 3 * jnp.roll(x, 1)
+
+    def branch(x):
+        return edges(x) if x[0] > x[1] else stencil(x)[::2]
+
+    x = jnp.asarray(draw.normal(size=n), jnp.float32)
+    f = {"edges": edges, "energy": jax.grad(energy), "stencil": stencil, "branch": branch}[kind]
+    ours = hessian(energy, format="dense") if kind == "energy" else jacobian(f, format="dense")
+    expected = np.asarray(jax.jacfwd(f)(x))
+    tolerance = 1e-5 * max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(ours(x), expected, atol=tolerance)
+    of = "hessian" if kind == "energy" else "jacobian"
+    found = jacobians.plan(energy if kind == "energy" else f, x, of=of)
+    (block,) = found.blocks
+    listed = jacobian(f)(x) if kind != "energy" else hessian(energy)(x)
+    assert block.nnz == listed.nse
+    # the other way, where a closed form is chosen
+    plain = bind_call(f, (0,), False, (x,), {})
+    swept = prepare(plain.plain, closed=False, symmetric=kind == "energy")
+    for sweep in swept.sweeps:
+        assert sweep.sweep.coloring.lower_bound <= sweep.sweep.coloring.count
+    (data,) = jax.jit(swept.evaluate, static_argnums=2)(plain.runtime, swept.tables, False)[1]
+    pattern = swept.blocks[0].pattern
+    dense = np.zeros(expected.shape, np.float32)
+    dense[pattern.rows, pattern.columns] = data
+    np.testing.assert_allclose(dense, expected, atol=tolerance)
 
 
 def test_a_flat_grid_of_species_is_coloured_as_a_grid():
