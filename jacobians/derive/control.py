@@ -52,7 +52,7 @@ EXACT_ROUNDS = 8
 def cond(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     """`lax.cond` and `lax.switch`: the known branch, or all of them with their indicators."""
     choices = program.branches(equation)
-    which = walk.tape.known(operands[0])
+    which = walk.tape.certain(operands[0])
     if which is not None:
         chosen = min(max(int(which), 0), len(choices) - 1)
         return walk.run(choices[chosen], operands[1:])
@@ -191,7 +191,7 @@ def _counts(walk: "Walk", number: int) -> bool:
     """Whether a carried value starts as a known integer."""
     value = walk.tape.values[number]
     integer = value.shape == () and jnp.issubdtype(value.dtype, jnp.integer)
-    return bool(integer) and walk.tape.known(number) is not None
+    return bool(integer) and walk.tape.certain(number) is not None
 
 
 def _at_times(term: Term, length: int, reverse: bool | None, which: str) -> Term:
@@ -368,7 +368,10 @@ class _Step:
             shape, dtype = program.shape_of(variable), program.dtype_of(variable)
             # what is the same at every step and known outside is known inside
             fixed = walk.tape.known(given[k]) if k < constants else None
-            number = inner.input(shape, dtype) if fixed is None else inner.constant(fixed)
+            if fixed is None:
+                number = inner.input(shape, dtype)
+            else:
+                number = inner.constant(fixed, walk.tape.radius(given[k]))
             numbers.append(number)
             if fixed is None and inner.has_derivative(number):
                 inner.blocks[number] = {number: (identity(shape),)}
