@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jacobians import program
 from jacobians.algebra import affine
@@ -241,7 +242,7 @@ def _unrolled(walk: "Walk", parts: program.ScanParts, operands: list[int]) -> li
             stacked += _run_function(walk, _put_together, [step[k] for step in outputs])
         else:
             shape = (0, *program.shape_of(variable))
-            stacked.append(walk.constant(jnp.zeros(shape, program.dtype_of(variable))))
+            stacked.append(walk.constant(np.zeros(shape, program.dtype_of(variable))))
     return [*carry, *stacked]
 
 

@@ -113,7 +113,10 @@ class Walk:
                     Value(shape, dtype, frozenset(), "constant", constant=array)
                 )
             return self.scalars[key]
-        value = Value(shape, dtype, frozenset(), "constant", constant=array, radius=radius)
+        # what the caller's trace has made is known to nobody yet
+        traced = isinstance(array, jax.core.Tracer)
+        depends = frozenset((len(self.tape.values),)) if traced else frozenset()
+        value = Value(shape, dtype, depends, "constant", constant=array, radius=radius)
         return self.tape.new(value)
 
     def run(self, inner: Program, operands: Sequence[int], scope: str | None = None) -> list[int]:
