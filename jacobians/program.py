@@ -13,6 +13,7 @@ forms read the same from outside.
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -360,6 +361,19 @@ def read(atom: Any, environment: Mapping[Any, Any]) -> Any:
     return literal_value(atom) if is_literal(atom) else environment[atom]
 
 
+def rounds(inner: Program) -> bool:
+    """Whether anything inside a program is a floating-point or complex number."""
+    return any(
+        any(_is_inexact(dtype_of(atom)) for atom in (*equation.invars, *equation.outvars))
+        or any(rounds(p) for p in inner_programs(equation))
+        for equation in inner.equations
+    ) or any(_is_inexact(dtype_of(v)) for v in inner.inputs)
+
+
+def _is_inexact(dtype: Any) -> bool:
+    return dtype is not None and bool(jax.numpy.issubdtype(dtype, np.inexact))
+
+
 def contains(inner: Program, names: frozenset[str]) -> bool:
     """Whether an operation of one of these names occurs anywhere inside a program."""
     return any(
@@ -367,6 +381,15 @@ def contains(inner: Program, names: frozenset[str]) -> bool:
         or any(contains(p, names) for p in inner_programs(equation))
         for equation in inner.equations
     )
+
+
+def outside_any_trace() -> AbstractContextManager[None]:
+    """Computes at once what is computed inside, be it under `jax.jit` or `jax.vmap`.
+
+    The one place where the analysis runs operations of JAX on numbers: a caller's trace is open
+    then, and would record them.
+    """
+    return jax.ensure_compile_time_eval()
 
 
 def evaluate(

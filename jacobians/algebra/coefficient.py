@@ -12,6 +12,8 @@ is always known.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from math import isfinite
 from typing import NamedTuple
 
 from jacobians.algebra.affine import Affine, plain_variable, substitute
@@ -28,10 +30,11 @@ class Factor(NamedTuple):
 
 
 class Product(NamedTuple):
-    """`scale` times the product of `factors`."""
+    """`scale` times the product of `factors`; whether `scale` is known up to rounding only."""
 
     scale: float
     factors: tuple[Factor, ...]
+    rounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,9 @@ def multiply(a: Coefficient, b: Coefficient) -> Coefficient:
         for q in b.products:
             if len(p.factors) + len(q.factors) > MAX_FACTORS:
                 return opaque(depends)
-            products.append(Product(p.scale * q.scale, tuple(sorted(p.factors + q.factors))))
+            scale = p.scale * q.scale
+            rounded = p.rounded or q.rounded or not _is_product(scale, p.scale, q.scale)
+            products.append(Product(scale, tuple(sorted(p.factors + q.factors)), rounded))
     return Coefficient(tuple(products), depends)
 
 
@@ -90,15 +95,19 @@ def add(a: Coefficient, b: Coefficient, hidden: Callable[[int], bool]) -> Coeffi
     depends = a.depends | b.depends
     if a.products is None or b.products is None:
         return opaque(depends)
-    total: dict[tuple[Factor, ...], tuple[float, Product]] = {}
+    total: dict[tuple[Factor, ...], Product] = {}
     for product in a.products + b.products:
         key = _hidden_key(product.factors, hidden)
         if key in total:
-            scale, first = total[key]
-            total[key] = (scale + product.scale, first)
+            first = total[key]
+            scale = first.scale + product.scale
+            exact = _is_sum(scale, first.scale, product.scale)
+            rounded = first.rounded or product.rounded or not exact
+            total[key] = Product(scale, first.factors, rounded)
         else:
-            total[key] = (product.scale, product)
-    products = tuple(Product(s, p.factors) for s, p in total.values() if s != 0.0)
+            total[key] = product
+    # numbers that only round to opposite ones do not cancel
+    products = tuple(p for p in total.values() if p.scale != 0.0 or p.rounded)
     if not products:
         return None
     if len(products) > MAX_PRODUCTS:
@@ -120,6 +129,7 @@ def rename(c: Coefficient, replacement: Mapping[int, Affine]) -> Coefficient:
                         for f in p.factors
                     )
                 ),
+                p.rounded,
             )
             for p in c.products
         ),
@@ -132,6 +142,22 @@ def variables(c: Coefficient) -> set[int]:
     if c.products is None:
         return set()
     return {v for p in c.products for f in p.factors for e in f.at for v, _ in e.terms}
+
+
+def _is_product(product: float, a: float, b: float) -> bool:
+    """Whether a product of two floats has not been rounded."""
+    if not (isfinite(product) and isfinite(a) and isfinite(b)):
+        return False
+    if abs(a) in (0.0, 1.0) or abs(b) in (0.0, 1.0):
+        return True
+    return Fraction(a) * Fraction(b) == Fraction(product)
+
+
+def _is_sum(total: float, a: float, b: float) -> bool:
+    """Whether a sum of two floats has not been rounded."""
+    if not (isfinite(total) and isfinite(a) and isfinite(b)):
+        return False
+    return total == 0.0 or Fraction(a) + Fraction(b) == Fraction(total)
 
 
 def _hidden_key(factors: tuple[Factor, ...], hidden: Callable[[int], bool]) -> tuple[Factor, ...]:

@@ -44,9 +44,8 @@ def _certain(tape: Tape, number: int, target: float, depth: int) -> Mask | None:
     size = int(np.prod(value.shape, dtype=np.float64))
     if depth > DEEPEST or size > MAX_KNOWN or not value.shape:
         return None
-    known = tape.known(number)
-    if known is not None:
-        found = np.asarray(known == target)
+    found = tape.certainly(number, target)
+    if found is not None:
         return found if found.any() else None
     if value.source != "result" or value.node is None:
         return None
@@ -80,7 +79,7 @@ def _of_operation(tape: Tape, node: Node, target: float, depth: int) -> Mask | N
 
 
 def _selected(tape: Tape, node: Node, target: float, depth: int) -> Mask | None:
-    which = tape.known(node.inputs[0])
+    which = tape.certain(node.inputs[0])
     if which is None:
         return None
     shape = tape.values[node.outputs[0]].shape

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jacobians import program
 from jacobians.algebra import affine
@@ -52,7 +53,7 @@ EXACT_ROUNDS = 8
 def cond(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     """`lax.cond` and `lax.switch`: the known branch, or all of them with their indicators."""
     choices = program.branches(equation)
-    which = walk.tape.known(operands[0])
+    which = walk.tape.certain(operands[0])
     if which is not None:
         chosen = min(max(int(which), 0), len(choices) - 1)
         return walk.run(choices[chosen], operands[1:])
@@ -191,7 +192,7 @@ def _counts(walk: "Walk", number: int) -> bool:
     """Whether a carried value starts as a known integer."""
     value = walk.tape.values[number]
     integer = value.shape == () and jnp.issubdtype(value.dtype, jnp.integer)
-    return bool(integer) and walk.tape.known(number) is not None
+    return bool(integer) and walk.tape.certain(number) is not None
 
 
 def _at_times(term: Term, length: int, reverse: bool | None, which: str) -> Term:
@@ -241,7 +242,7 @@ def _unrolled(walk: "Walk", parts: program.ScanParts, operands: list[int]) -> li
             stacked += _run_function(walk, _put_together, [step[k] for step in outputs])
         else:
             shape = (0, *program.shape_of(variable))
-            stacked.append(walk.constant(jnp.zeros(shape, program.dtype_of(variable))))
+            stacked.append(walk.constant(np.zeros(shape, program.dtype_of(variable))))
     return [*carry, *stacked]
 
 
@@ -368,7 +369,10 @@ class _Step:
             shape, dtype = program.shape_of(variable), program.dtype_of(variable)
             # what is the same at every step and known outside is known inside
             fixed = walk.tape.known(given[k]) if k < constants else None
-            number = inner.input(shape, dtype) if fixed is None else inner.constant(fixed)
+            if fixed is None:
+                number = inner.input(shape, dtype)
+            else:
+                number = inner.constant(fixed, walk.tape.radius(given[k]))
             numbers.append(number)
             if fixed is None and inner.has_derivative(number):
                 inner.blocks[number] = {number: (identity(shape),)}

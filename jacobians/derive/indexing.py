@@ -10,7 +10,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from jacobians import program
 from jacobians.algebra import affine
 from jacobians.algebra import coefficient as coefficients
 from jacobians.algebra.affine import ZERO, Affine
@@ -161,17 +163,16 @@ def _touched(
     """How often each entry of the operand is written, for known indices."""
     if indices is None or operation.op != "scatter":
         return None
-    from jax import lax
-
     params = operation.params
-    counted = lax.scatter_add(
-        jnp.zeros(operation.in_shapes[0], jnp.int32),
-        jnp.asarray(indices),
-        jnp.ones(operation.in_shapes[2], jnp.int32),
-        params["dimension_numbers"],
-        mode=params["mode"],
-    )
-    return np.asarray(counted)
+    with program.outside_any_trace():
+        counted = lax.scatter_add(
+            jnp.zeros(operation.in_shapes[0], jnp.int32),
+            jnp.asarray(indices),
+            jnp.ones(operation.in_shapes[2], jnp.int32),
+            params["dimension_numbers"],
+            mode=params["mode"],
+        )
+        return np.asarray(counted)
 
 
 def _dynamic_start(operation: Operation, box: Box, operand: int, room: int) -> tuple[Affine, bool]:

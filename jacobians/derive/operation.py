@@ -90,8 +90,8 @@ class Operation:
         return tuple(self.tape.values[k].shape for k in self.node.outputs)
 
     def known(self, operand: int) -> np.ndarray[Any, Any] | None:
-        """The constant array that an operand always is, or None."""
-        return self.tape.known(self.node.inputs[operand])
+        """The constant array that an operand always is, to the last digit, or None."""
+        return self.tape.certain(self.node.inputs[operand])
 
     def depends(self, *operands: int) -> frozenset[int]:
         """The inputs that these operands (all, if none is named) depend on."""
@@ -111,7 +111,10 @@ class Operation:
         if value.shape == () or prod(value.shape) == 1:
             known = self.tape.known(base)
             if known is not None and np.isrealobj(known) and np.isfinite(known).all():
-                return number_coefficient(scale * float(known.reshape(())))
+                entry, rounded = float(known.reshape(())), self.tape.radius(base) is not None
+                # a 0 that another rounding may not have is no 0
+                if entry != 0.0 or not rounded:
+                    return number_coefficient(scale * entry, rounded)
         return Coefficient((Product(scale, (Factor(base, at),)),), value.depends)
 
     def operand(self, k: int, index: Index, scale: float = 1.0) -> Coefficient:
@@ -131,11 +134,14 @@ class Operation:
         """
         tape = self.tape
         if function.name == "reciprocal":
-            constant = tape.known(
-                resolve(tape, operands[0], restrict_index(index, tape.values[operands[0]].shape))[0]
+            base, _ = resolve(
+                tape, operands[0], restrict_index(index, tape.values[operands[0]].shape)
             )
+            constant = tape.known(base)
             if constant is not None and constant.size == 1 and constant.reshape(()) != 0:
-                return number_coefficient(scale / float(constant.reshape(())))
+                number = float(constant.reshape(()))
+                exact = tape.radius(base) is None and abs(np.frexp(number)[0]) == 0.5
+                return number_coefficient(scale / number, not exact)
         resolved = [resolve(tape, k, restrict_index(index, tape.values[k].shape)) for k in operands]
         arrays = {at for k, at in resolved if tape.values[k].shape}
         shapes = {tape.values[k].shape for k, _ in resolved if tape.values[k].shape}
@@ -188,9 +194,9 @@ def restrict_index(index: Index, shape: tuple[int, ...]) -> Index:
     return tuple(ZERO if n == 1 else e for e, n in zip(index, shape, strict=True))
 
 
-def number_coefficient(x: float) -> Coefficient:
-    """The coefficient that is a number."""
-    return coefficients.ONE if x == 1.0 else Coefficient((Product(x, ()),))
+def number_coefficient(x: float, rounded: bool = False) -> Coefficient:
+    """The coefficient that is a number, known exactly or only up to rounding."""
+    return coefficients.ONE if x == 1.0 and not rounded else Coefficient((Product(x, (), rounded),))
 
 
 def resolve(tape: Tape, number: int, index: Index) -> tuple[int, Index]:
@@ -248,7 +254,7 @@ def resolve(tape: Tape, number: int, index: Index) -> tuple[int, Index]:
 
 def _known_choice(tape: Tape, node: Node) -> int | None:
     """The case that a select with a known, everywhere equal predicate takes."""
-    which = tape.known(node.inputs[0])
+    which = tape.certain(node.inputs[0])
     if which is None or not which.size or (which != which.flat[0]).any():
         return None
     return node.inputs[1 + int(which.flat[0])]

@@ -3,6 +3,10 @@
 The walk lays a program out flat, calls entered and short loops unrolled, and numbers every array
 on the way. A value is an input, a constant, the result of an operation, or a function of other
 values that only derivatives need (`1[x > 0]`, `1 / s`). Nothing is computed until asked for.
+
+A value that no input changes is known, up to rounding: `known` gives its digits as they are here,
+for numbers; what decides zeros, masks and indices is `certain`, `exact` or `certainly`, which
+count only what a compiler cannot round otherwise (`derive.rounding`).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
+from jacobians.derive.rounding import Radius, exact_constant, radii
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 # constants beyond this many elements are treated as unknown rather than computed
 MAX_KNOWN = 1 << 22
@@ -52,6 +59,8 @@ class Value:
         source: how it is made: 'input', 'constant', 'result' or 'function'.
         node: the operation that makes it, for results.
         constant: its value, for constants.
+        radius: for constants, how far it may lie from what a compiled program has in its place;
+            None for as it is.
         function: the function, its printed form and its operands, for functions.
         name: the name that the user gave it, if any.
     """
@@ -62,6 +71,7 @@ class Value:
     source: str
     node: Node | None = None
     constant: Any = None
+    radius: Radius = None
     function: "Function | None" = None
     operands: tuple[int, ...] = ()
     name: str | None = None
@@ -99,7 +109,9 @@ class Tape:
         # results of calls: the function's name and its operands
         self.calls: dict[int, tuple[str, tuple[int, ...]]] = {}
         self._functions: dict[tuple[str, tuple[int, ...]], int] = {}
-        self._known: dict[int, np.ndarray[Any, Any] | None] = {}
+        # constants as NumPy arrays, or as JAX has them where they are no plain arrays
+        self._held: dict[int, Any] = {}
+        self._radius: dict[int, Radius] = {}
 
     def new(self, value: Value) -> int:
         """Numbers a value."""
@@ -120,41 +132,129 @@ class Tape:
         return self._functions[key]
 
     def known(self, number: int) -> np.ndarray[Any, Any] | None:
-        """The array that a value always is, or None when it depends on inputs or is too large."""
-        if number in self._known:
-            return self._known[number]
-        value = self.values[number]
-        result: np.ndarray[Any, Any] | None = None
-        if not value.depends and int(np.prod(value.shape, dtype=np.float64)) <= MAX_KNOWN:
-            result = self._compute_known(number)
-        self._known[number] = result
-        return result
+        """The array that a value always is, up to rounding, or None.
 
-    def _compute_known(self, number: int) -> np.ndarray[Any, Any] | None:
+        None where it depends on inputs, is too large, or cannot be computed here. For numbers
+        only: what decides whether entries are there asks `certain`, `exact` or `certainly`.
+        """
+        held = self._constant(number)
+        return held if isinstance(held, np.ndarray) else None
+
+    def radius(self, number: int) -> Radius:
+        """How far `known` may lie from what a compiled program computes; None for nowhere."""
+        if number not in self._radius:
+            self._find(number, self._radius, self._compute_radius)
+        return self._radius[number]
+
+    def exact(self, number: int) -> Mask | None:
+        """Where a known value is certainly the same in every compiled program; None if unknown."""
+        known = self.known(number)
+        if known is None:
+            return None
+        radius = self.radius(number)
+        return np.ones(known.shape, bool) if radius is None else np.asarray(radius == 0)
+
+    def certain(self, number: int) -> np.ndarray[Any, Any] | None:
+        """The array that a value always is where every entry of it is exact, else None."""
+        known = self.known(number)
+        return known if known is not None and self.radius(number) is None else None
+
+    def certainly(self, number: int, target: float) -> Mask | None:
+        """Where a known value certainly equals a number; None if unknown."""
+        known, exact = self.known(number), self.exact(number)
+        if known is None or exact is None:
+            return None
+        return np.asarray((known == target) & exact)
+
+    def _constant(self, number: int) -> Any:
+        """The value that no input changes, or None."""
+        if number not in self._held:
+            self._find(number, self._held, self._compute_known)
+        return self._held[number]
+
+    def _find(self, number: int, found: dict[int, Any], compute: Callable[[int], Any]) -> None:
+        """Computes an entry of a table after those of its operands, however long their chain."""
+        stack = [number]
+        while stack:
+            top = stack[-1]
+            missing = [k for k in self._operands_of_constant(top) if k not in found]
+            if missing and top not in found:
+                stack.extend(missing)
+                continue
+            stack.pop()
+            if top not in found:
+                found[top] = compute(top)
+
+    def _operands_of_constant(self, number: int) -> tuple[int, ...]:
         value = self.values[number]
+        large = int(np.prod(value.shape, dtype=np.float64)) > MAX_KNOWN
+        if value.depends or large or value.node is None:
+            return ()
+        return value.node.inputs
+
+    def _compute_known(self, number: int) -> Any:
+        value = self.values[number]
+        if value.depends or int(np.prod(value.shape, dtype=np.float64)) > MAX_KNOWN:
+            return None
         if value.source == "constant":
             return _as_array(value.constant)
         if value.source != "result" or value.node is None:
             return None
-        operands = [self.known(k) for k in value.node.inputs]
-        arrays = [a for a in operands if a is not None]
-        if len(arrays) != len(operands):
+        operands = [self._held[k] for k in value.node.inputs]
+        if any(a is None for a in operands):
             return None
-        quick = QUICK.get(value.node.op)
-        if quick is not None:
-            with np.errstate(all="ignore"):
-                made = quick(program.parameters(value.node.equation), *arrays)
-            return np.asarray(made).astype(value.dtype)
-        try:
-            with jax.ensure_compile_time_eval():
-                results = program.evaluate(value.node.equation, arrays)
-                computed = [_as_array(r) for r in results]
-        except Exception:
-            # a constant that cannot be computed here is an unknown one: wide, never wrong
+        results = _results(value.node, operands, value.dtype)
+        if results is None:
             return None
-        for k, array in zip(value.node.outputs, computed, strict=True):
-            self._known[k] = array
-        return self._known[number]
+        self._held.update(zip(value.node.outputs, results, strict=True))
+        return self._held[number]
+
+    def _compute_radius(self, number: int) -> Radius:
+        value = self.values[number]
+        held = self._constant(number)
+        if held is None or value.node is None:
+            exact = held is None or value.radius is not None or not isinstance(held, np.ndarray)
+            return value.radius if exact else exact_constant(held)
+        node = value.node
+        operands = [self._constant(k) for k in node.inputs]
+        given = [self._radius[k] for k in node.inputs]
+        results = [self._constant(k) for k in node.outputs]
+        if any(r is None for r in results) or _computes_inside(node):
+            return np.full(value.shape, np.inf)
+
+        def moved(arrays: Sequence[Any]) -> Sequence[Any]:
+            again = _results(node, arrays, np.float32)
+            if again is None:
+                raise ValueError(f"{node.op} of known operands could not be evaluated again")
+            return again
+
+        params = program.parameters(node.equation)
+        self._radius.update(
+            zip(node.outputs, radii(node.op, params, operands, given, results, moved), strict=True)
+        )
+        return self._radius[number]
+
+
+def _results(node: Node, operands: Sequence[Any], dtype: Any) -> list[Any] | None:
+    """The results of an operation on constants, in NumPy where that is as good, else by JAX."""
+    quick = QUICK.get(node.op)
+    if quick is not None and all(isinstance(a, np.ndarray) for a in operands):
+        with np.errstate(all="ignore"):
+            made = quick(program.parameters(node.equation), *operands)
+        return [np.asarray(made).astype(dtype)]
+    try:
+        with program.outside_any_trace():
+            return [_as_array(r) for r in program.evaluate(node.equation, operands)]
+    except Exception:
+        # a constant that cannot be computed here is an unknown one: wide, never wrong
+        return None
+
+
+def _computes_inside(node: Node) -> bool:
+    """Whether an operation runs a program of its own in which numbers may be rounded."""
+    return node.op != "scatter" and any(
+        program.rounds(inner) for inner in program.inner_programs(node.equation)
+    )
 
 
 def evaluate_tape(tape: Tape, inputs: dict[int, Any], wanted: Sequence[int]) -> dict[int, Any]:
@@ -254,9 +354,11 @@ QUICK: dict[str, Callable[..., Any]] = {
 }
 
 
-def _as_array(value: Any) -> np.ndarray[Any, Any] | None:
-    """A constant as a NumPy array, or None for keys and other things that are no plain arrays."""
+def _as_array(value: Any) -> Any:
+    """A constant as a NumPy array; keys and other things that are no plain arrays as they are."""
     dtype = getattr(value, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
+    if dtype is None and not isinstance(value, (bool, int, float, complex, list, tuple)):
         return None
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.extended):
+        return value
     return np.asarray(value)

@@ -33,6 +33,7 @@ from jacobians.derive.elementwise import (
 )
 from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation, restrict_index
+from jacobians.derive.rounding import Radius
 from jacobians.derive.tape import Node, Tape, Value
 from jacobians.program import Program
 
@@ -101,18 +102,22 @@ class Walk:
         own = frozenset((number,)) if depends is None else frozenset(depends)
         return self.tape.new(Value(shape, dtype, own, "input"))
 
-    def constant(self, array: Any) -> int:
-        """Numbers a known constant; equal scalars get one number."""
+    def constant(self, array: Any, radius: Radius = None) -> int:
+        """Numbers a known constant, exact unless a radius is given; equal scalars get one."""
         shape = tuple(getattr(array, "shape", ()))
         dtype = getattr(array, "dtype", None)
-        if shape == () and isinstance(array, np.ndarray):
+        if shape == () and isinstance(array, np.ndarray) and radius is None:
             key = ("constant", str(dtype), array.tobytes())
             if key not in self.scalars:
                 self.scalars[key] = self.tape.new(
                     Value(shape, dtype, frozenset(), "constant", constant=array)
                 )
             return self.scalars[key]
-        return self.tape.new(Value(shape, dtype, frozenset(), "constant", constant=array))
+        # what the caller's trace has made is known to nobody yet
+        traced = isinstance(array, jax.core.Tracer)
+        depends = frozenset((len(self.tape.values),)) if traced else frozenset()
+        value = Value(shape, dtype, depends, "constant", constant=array, radius=radius)
+        return self.tape.new(value)
 
     def run(self, inner: Program, operands: Sequence[int], scope: str | None = None) -> list[int]:
         """Walks a program whose inputs are these values.
