@@ -16,6 +16,8 @@ import numpy as np
 from hypothesis import strategies as st
 from jax import lax
 
+from tests.choices import Choices, Drawn
+
 LARGEST = 60
 
 Step = tuple[str, Callable[..., Any], tuple[int, ...]]
@@ -95,27 +97,32 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
 @st.composite
 def programs(draw: st.DrawFn, steps: int = 6) -> RandomProgram:
     """Draws a program of one or two inputs with up to `steps` steps."""
-    count = draw(st.integers(1, 2))
+    return random_program(Drawn(draw), steps)
+
+
+def random_program(choose: Choices, steps: int = 6) -> RandomProgram:
+    """A program of one or two inputs with up to `steps` steps."""
+    count = choose.integer(1, 2)
     shapes = tuple(
-        tuple(draw(st.lists(st.integers(1, 4), min_size=0, max_size=3))) for _ in range(count)
+        tuple(choose.integer(1, 4) for _ in range(choose.integer(0, 3))) for _ in range(count)
     )
     program = RandomProgram(shapes)
     pool = list(shapes)
-    for _ in range(draw(st.integers(1, steps))):
-        step, shape = _draw_step(draw, pool)
+    for _ in range(choose.integer(1, steps)):
+        step, shape = _draw_step(choose, pool)
         program.steps.append(step)
         pool.append(shape)
     return program
 
 
-def _draw_step(draw: st.DrawFn, pool: list[tuple[int, ...]]) -> tuple[Step, tuple[int, ...]]:
+def _draw_step(choose: Choices, pool: list[tuple[int, ...]]) -> tuple[Step, tuple[int, ...]]:
     # the latest value is the likeliest operand, so that programs are deep as well as wide
     latest = len(pool) - 1
-    first = draw(st.one_of(st.just(latest), st.integers(0, latest)))
-    kind = draw(st.sampled_from(sorted(MAKERS)))
-    made = MAKERS[kind](draw, pool, first)
+    first = latest if choose.flag() else choose.integer(0, latest)
+    kind = choose.among(sorted(MAKERS))
+    made = MAKERS[kind](choose, pool, first)
     if made is None:
-        name = draw(st.sampled_from(sorted(UNARY)))
+        name = choose.among(sorted(UNARY))
         made = name, UNARY[name], (first,)
     name, f, operands = made
     with jax.enable_x64(True):
@@ -125,12 +132,12 @@ def _draw_step(draw: st.DrawFn, pool: list[tuple[int, ...]]) -> tuple[Step, tupl
     return (name, f, operands), tuple(result.shape)
 
 
-def _unary(draw: st.DrawFn, pool: list, first: int) -> Step:
-    name = draw(st.sampled_from(sorted(UNARY)))
+def _unary(choose: Choices, pool: list, first: int) -> Step:
+    name = choose.among(sorted(UNARY))
     return name, UNARY[name], (first,)
 
 
-def _binary(draw: st.DrawFn, pool: list, first: int) -> Step | None:
+def _binary(choose: Choices, pool: list, first: int) -> Step | None:
     partners = []
     for k, shape in enumerate(pool):
         try:
@@ -138,44 +145,44 @@ def _binary(draw: st.DrawFn, pool: list, first: int) -> Step | None:
         except ValueError:
             continue
         partners.append(k)
-    second = draw(st.sampled_from(partners))
-    name = draw(st.sampled_from(sorted(BINARY)))
+    second = choose.among(partners)
+    name = choose.among(sorted(BINARY))
     f = BINARY[name]
     if name == "cond":
         return name, lambda a, b: f(*jnp.broadcast_arrays(a, b)), (first, second)
     return name, f, (first, second)
 
 
-def _reshape(draw: st.DrawFn, pool: list, first: int) -> Step:
+def _reshape(choose: Choices, pool: list, first: int) -> Step:
     size = prod(pool[first])
     shape: list[int] = []
     rest = size
     while rest > 1 and len(shape) < 3:
-        d = draw(st.sampled_from([d for d in range(1, rest + 1) if rest % d == 0]))
+        d = choose.among([d for d in range(1, rest + 1) if rest % d == 0])
         shape.append(d)
         rest //= d
     shape.append(rest)
     return f"reshape{tuple(shape)}", lambda x: x.reshape(shape), (first,)
 
 
-def _move(draw: st.DrawFn, pool: list, first: int) -> Step | None:
+def _move(choose: Choices, pool: list, first: int) -> Step | None:
     shape = pool[first]
     rank = len(shape)
     if not rank:
         return "expand", lambda x: x[None], (first,)
-    axis = draw(st.integers(0, rank - 1))
+    axis = choose.integer(0, rank - 1)
     n = shape[axis]
-    order = draw(st.permutations(range(rank)))
-    start = draw(st.integers(0, n - 1))
-    stop = draw(st.integers(start + 1, n))
-    stride = draw(st.integers(1, 2))
-    low, high = draw(st.integers(-1, 2)), draw(st.integers(-1, 2))
-    interior = draw(st.integers(0, 1))
+    order = choose.order(rank)
+    start = choose.integer(0, n - 1)
+    stop = choose.integer(start + 1, n)
+    stride = choose.integer(1, 2)
+    low, high = choose.integer(-1, 2), choose.integer(-1, 2)
+    interior = choose.integer(0, 1)
     config = [(0, 0, 0)] * rank
     config[axis] = (low, high, interior)
     window = [slice(None)] * rank
     window[axis] = slice(start, stop, stride)
-    shift = draw(st.integers(-2, 2))
+    shift = choose.integer(-2, 2)
     options: dict[str, Callable[[Any], Any]] = {
         f"transpose{tuple(order)}": lambda x: x.transpose(order),
         f"flatten in order {tuple(order)}": lambda x: lax.reshape(x, (x.size,), order),
@@ -196,17 +203,17 @@ def _move(draw: st.DrawFn, pool: list, first: int) -> Step | None:
     }
     if n + low + high + interior * (n - 1) < 1 or (n == 1 and low + high < 0):
         options.pop(f"pad({axis}, {low}, {high}, {interior})")
-    name = draw(st.sampled_from(sorted(options)))
+    name = choose.among(sorted(options))
     return name, options[name], (first,)
 
 
-def _reduce(draw: st.DrawFn, pool: list, first: int) -> Step | None:
+def _reduce(choose: Choices, pool: list, first: int) -> Step | None:
     shape = pool[first]
     if not shape:
         return None
-    axis = draw(st.integers(0, len(shape) - 1))
-    keep = draw(st.booleans())
-    reverse = draw(st.booleans())
+    axis = choose.integer(0, len(shape) - 1)
+    keep = choose.flag()
+    reverse = choose.flag()
     options: dict[str, Callable[[Any], Any]] = {
         "sum": lambda x: x.sum(axis, keepdims=keep),
         "mean": lambda x: x.mean(axis, keepdims=keep),
@@ -234,26 +241,26 @@ def _reduce(draw: st.DrawFn, pool: list, first: int) -> Step | None:
         "fft": lambda x: jnp.abs(jnp.fft.fft(x + 0.1, axis=axis)),
         "top_k": lambda x: lax.top_k(x, 1)[0],
     }
-    name = draw(st.sampled_from(sorted(options)))
+    name = choose.among(sorted(options))
     return f"{name}(axis={axis})", options[name], (first,)
 
 
-def _contract(draw: st.DrawFn, pool: list, first: int) -> Step | None:
+def _contract(choose: Choices, pool: list, first: int) -> Step | None:
     shape = pool[first]
     if not shape:
         return None
     n = shape[-1]
-    seed = draw(st.integers(0, 99))
-    width = draw(st.integers(1, 3))
-    stride = draw(st.integers(1, 3))
-    dilation = draw(st.integers(1, 2))
-    lhs = draw(st.integers(1, 2))
-    padding = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    seed = choose.integer(0, 99)
+    width = choose.integer(1, 3)
+    stride = choose.integer(1, 3)
+    dilation = choose.integer(1, 2)
+    lhs = choose.integer(1, 2)
+    padding = (choose.integer(0, 2), choose.integer(0, 2))
     matrix = _constant((n, width), seed, holes=True)
     lower = np.tril(_constant((n, n), seed))
     kernel = _constant((1, 1, width), seed)
     others = [k for k, s in enumerate(pool) if len(s) >= 1 and s[-1] == n]
-    second = draw(st.sampled_from(others))
+    second = choose.among(others)
 
     def convolved(x: Any, k: Any) -> Any:
         flat = x.reshape(-1, 1, n)
@@ -300,21 +307,21 @@ def _contract(draw: st.DrawFn, pool: list, first: int) -> Step | None:
             ),
             (first,),
         )
-    name = draw(st.sampled_from(sorted(options)))
+    name = choose.among(sorted(options))
     f, operands = options[name]
     return f"{name}(w={width}, s={stride}, d={dilation}, l={lhs}, p={padding})", f, operands
 
 
-def _index(draw: st.DrawFn, pool: list, first: int) -> Step | None:
+def _index(choose: Choices, pool: list, first: int) -> Step | None:
     shape = pool[first]
     if not shape:
         return None
     n = shape[0]
-    table = np.array(draw(st.lists(st.integers(-n, n), min_size=1, max_size=4)), np.int32)
+    table = np.array([choose.integer(-n, n) for _ in range(choose.integer(1, 4))], np.int32)
     inside = np.clip(table, -n, n - 1).astype(np.int32)
     unique = np.unique(inside % n).astype(np.int32)
-    size = draw(st.integers(1, n))
-    known = draw(st.integers(-1, n))
+    size = choose.integer(1, n)
+    known = choose.integer(-1, n)
 
     def where(x: Any) -> Any:
         return jnp.argmax(x.reshape(-1)) % n
@@ -346,17 +353,17 @@ def _index(draw: st.DrawFn, pool: list, first: int) -> Step | None:
         f"max{unique.tolist()}": lambda x: x.at[unique].max(x[0]),
         f"segments{n}": lambda x: jax.ops.segment_sum(x, np.arange(n) // 2, num_segments=n),
     }
-    name = draw(st.sampled_from(sorted(options)))
+    name = choose.among(sorted(options))
     return name, options[name], (first,)
 
 
-def _masked(draw: st.DrawFn, pool: list, first: int) -> Step | None:
+def _masked(choose: Choices, pool: list, first: int) -> Step | None:
     shape = pool[first]
     if not shape:
         return None
-    seed = draw(st.integers(0, 20))
+    seed = choose.integer(0, 20)
     mask = _constant(shape, seed) > 0
-    if len(shape) >= 2 and draw(st.booleans()):
+    if len(shape) >= 2 and choose.flag():
         mask = np.broadcast_to(np.tri(*shape[-2:], k=seed % 3 - 1, dtype=bool), shape)
     options: dict[str, Callable[[Any], Any]] = {
         "times mask": lambda x: x * mask,
@@ -366,18 +373,18 @@ def _masked(draw: st.DrawFn, pool: list, first: int) -> Step | None:
         "arange": lambda x: x * jnp.arange(shape[-1]),
         "clip": lambda x: jnp.clip(x, -0.5, 0.7),
     }
-    name = draw(st.sampled_from(sorted(options)))
+    name = choose.among(sorted(options))
     if name == "fill" and not mask.any():
         name = "clip"
     return name, options[name], (first,)
 
 
-def _loop(draw: st.DrawFn, pool: list, first: int) -> Step | None:
+def _loop(choose: Choices, pool: list, first: int) -> Step | None:
     shape = pool[first]
     if not shape:
         return None
-    length = draw(st.sampled_from([1, 3, 12]))
-    reverse = draw(st.booleans())
+    length = choose.among([1, 3, 12])
+    reverse = choose.flag()
     W = _constant((shape[-1], shape[-1]), 7, holes=True)
 
     def step(c: Any, a: Any) -> Any:
@@ -418,17 +425,17 @@ def _loop(draw: st.DrawFn, pool: list, first: int) -> Step | None:
         "vmap": lambda x: jax.vmap(lambda v: jnp.sum(v) * v)(x),
         "map": lambda x: lax.map(lambda v: jnp.cumsum(v.reshape(-1)), x),
     }
-    name = draw(st.sampled_from(sorted(options)))
+    name = choose.among(sorted(options))
     return f"{name}{' reversed' if reverse else ''}", options[name], (first,)
 
 
-def _linear_algebra(draw: st.DrawFn, pool: list, first: int) -> Step | None:
+def _linear_algebra(choose: Choices, pool: list, first: int) -> Step | None:
     shape = pool[first]
     if not shape:
         return None
     n = shape[-1]
     A = _constant((n, n), 3) + 4 * np.eye(n)
-    lower = draw(st.booleans())
+    lower = choose.flag()
 
     def spread(x: Any) -> Any:
         return x[..., :, None] * x[..., None, :] + 2 * jnp.eye(n)
@@ -446,11 +453,11 @@ def _linear_algebra(draw: st.DrawFn, pool: list, first: int) -> Step | None:
         "determinant": lambda x: jnp.linalg.det(spread(x)),
         "eigenvalues": lambda x: jnp.linalg.eigvalsh(spread(x) + jnp.diag(jnp.arange(1.0, n + 1))),
     }
-    name = draw(st.sampled_from(sorted(options)))
+    name = choose.among(sorted(options))
     return name, options[name], (first,)
 
 
-MAKERS: dict[str, Callable[[st.DrawFn, list, int], Step | None]] = {
+MAKERS: dict[str, Callable[[Choices, list, int], Step | None]] = {
     "unary": _unary,
     "binary": _binary,
     "binary again": _binary,
