@@ -215,8 +215,8 @@ def _check_output(call: Call) -> None:
 def _block(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
     output, input_ = call.outputs[o], call.inputs[k]
     terms = derivation.terms(o, k)
-    source = derivation.number(k)
-    proof = prove.prove(terms, output.shape, input_.shape, source, derivation.tape.known)
+    moving = (derivation.number(k),)
+    proof = prove.prove(terms, output.shape, input_.shape, moving, derivation.tape.known)
     count, exact = prove.bound_entries(terms, output.shape, input_.shape)
     text: Formulas = formulas(derivation, o, k)
     return Block(

@@ -162,7 +162,10 @@ class Prepared:
         """The proved structure of a block."""
         block = self.blocks[k]
         shapes = block.pattern.out_shape, block.pattern.in_shape
-        return prove(block.terms, *shapes, -1, self.derivation.tape.known)
+        leaf = self.derivation.inputs[self.any_linear.selected[block.input]]
+        # a hoisted value belongs to one call, and may have been computed from the leaf
+        moving = (leaf, *self.derivation.hoisted)
+        return prove(block.terms, *shapes, moving, self.derivation.tape.known)
 
     def _tape_values(self, runtime: Sequence[Any]) -> dict[int, Any]:
         closed: list[Closed] = []
@@ -372,7 +375,8 @@ class _Builder:
         tape, dtype = self.derivation.tape, self.in_types[i].dtype
         terms = self.derivation.terms.get((o, i), ())
         if not self.linear:
-            terms = (wide(out_shape, in_shape),) if prod(out_shape) * prod(in_shape) else ()
+            anything = wide(out_shape, in_shape, (), frozenset(self.derivation.inputs))
+            terms = (anything,) if prod(out_shape) * prod(in_shape) else ()
         if not terms:
             empty = Pattern(out_shape, in_shape, None, np.zeros(0, np.int64))
             return BlockPlan(o, i, "zero", (), empty, None, {})

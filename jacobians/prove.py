@@ -6,8 +6,8 @@ variables a coefficient sees. Entries are listed only where an expression cannot
 part of the proof. Whatever cannot be shown is left out: a proved name may be too weak, never wrong.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd, prod
 from typing import Any
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jacobians import exact
 from jacobians.algebra import affine, entries
 from jacobians.algebra import coefficient as coefficients
 from jacobians.algebra.affine import Affine, plain_variable, subtract, value_range
 from jacobians.algebra.block import Terms
 from jacobians.algebra.coefficient import Product
 from jacobians.algebra.term import Term, relation_variables
-from jacobians.observe import observe
 from jacobians.structure import Structure, kinds_of, most_specific
 
 Shape = tuple[int, ...]
@@ -54,14 +54,12 @@ class Facts:
         out_shape: shape of the output.
         in_shape: shape of the input.
         fixed: variables that count as fixed (the number of a diagonal block, inside it).
-        known: gives the constant array that a tape value always is, or None.
     """
 
     terms: Terms
     out_shape: Shape
     in_shape: Shape
     fixed: frozenset[int] = frozenset()
-    known: Callable[[int], NDArray[Any] | None] = field(default=lambda _: None)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,7 +87,7 @@ def prove(
     terms: Terms,
     out_shape: Shape,
     in_shape: Shape,
-    source: int,
+    moving: Collection[int],
     known: Callable[[int], NDArray[Any] | None],
 ) -> Proof:
     """Names the structure of a derived block.
@@ -98,25 +96,23 @@ def prove(
         terms: its terms.
         out_shape: shape of the output.
         in_shape: shape of the input.
-        source: the input's number on the tape.
-        known: gives the constant array that a tape value always is, or None.
+        moving: numbers on the tape of what changes with the input, the input's own first of all: a
+            block whose coefficients depend on none of these is constant.
+        known: gives the constant array that a tape value exactly is, or None.
 
     Returns:
         The proof.
     """
-    facts = Facts(terms, out_shape, in_shape, known=known)
+    facts = Facts(terms, out_shape, in_shape)
     structures = name(facts)
     properties: set[str] = set()
-    if all(source not in t.coefficient.depends for t in terms):
+    if all(t.coefficient.depends.isdisjoint(moving) for t in terms):
         properties.add("constant")
-    exact = _exact_matrix(facts)
-    if exact is not None:
-        seen = observe([exact], out_shape=out_shape, in_shape=in_shape, tolerance=0.0)
-        # ranks are decided with rounding, which is no proof
-        kinds = seen.properties - {"outer", "kronecker", "diagonal-plus-low-rank", "dense"}
-        properties |= kinds
-        if seen.structure.kind in kinds:
-            structures.append(seen.structure)
+    matrix = exact.listed(terms, out_shape, in_shape, known, MAX_DENSE) if terms else None
+    if matrix is not None:
+        structures = together(structures, exact.names(matrix, out_shape, in_shape))
+        if exact.is_symmetric(matrix):
+            properties.add("symmetric")
     kind = most_specific(_telling(structures))
     properties |= kinds_of(structures, kind)
     if kind.kind in ("identity", "scaled-identity", "diagonal"):
@@ -132,6 +128,37 @@ _IMPLIED = {
         "upper-triangular", "symmetric",
     },
 }  # fmt: skip
+
+
+def together(first: Sequence[Structure], second: Sequence[Structure]) -> list[Structure]:
+    """Names shown in two ways: of each kind the one that says most, 'dense' only where alone."""
+    best: dict[str, Structure] = {}
+    for s in (*first, *second):
+        best[s.kind] = _stronger(best[s.kind], s) if s.kind in best else s
+    if len(best) > 1:
+        best.pop("dense", None)
+    return list(best.values())
+
+
+def _stronger(a: Structure, b: Structure) -> Structure:
+    """What two proved names of one kind say together, as far as one name can say it."""
+    said = dict(a.parameters), dict(b.parameters)
+    if a.kind == "banded":
+        widths = {side: min(p[side] for p in said) for side in ("lower", "upper")}
+        too = {"toeplitz": True} if any(p.get("toeplitz") for p in said) else {}
+        return Structure(a.kind, tuple({**widths, **too}.items()))
+    if a.kind in ("lower-triangular", "upper-triangular"):
+        entrywise = [s for s in (a, b) if not s.get("blocks")]
+        toeplitz = [s for s in entrywise if s.get("toeplitz")]
+        finest = max((a, b), key=lambda s: int(s.get("blocks", 0)))
+        return (*toeplitz, *entrywise, finest)[0]
+    if a.kind == "block-diagonal":
+        if a.get("blocks") != b.get("blocks"):
+            return max((a, b), key=lambda s: int(s.get("blocks")))
+        inner = most_specific(p["inner"] for p in said if "inner" in p)
+        inside = {} if inner.kind == "dense" else {"inner": inner}
+        return Structure(a.kind, tuple({**said[0], **said[1], **inside}.items()))
+    return a if len(a.parameters) >= len(b.parameters) else b
 
 
 def _telling(structures: list[Structure]) -> list[Structure]:
@@ -339,8 +366,10 @@ def _toeplitz(facts: Facts) -> list[Structure]:
             full = prod(t.sizes[v] for v in relation_variables(t)) == length
             if inner or not full or not _tells_all(t.out, t):
                 return []
-            if diagonals is not None:
+            if diagonals is not None and offset.const not in diagonals:
                 diagonals[offset.const] = products
+            else:
+                diagonals = None
             continue
         diagonals = None
         if not _slides(t, row, column, (m, n)):
@@ -443,8 +472,13 @@ def _named_blocks(facts: Facts, count: int, split: Sequence[_Split]) -> list[Str
             replace(t, out=(s.row,), inp=(s.column,))
             for t, s in zip(facts.terms, split, strict=True)
         )
-        inner_facts = Facts(inside, (height,), (width,), facts.fixed | numbers, facts.known)
-        inner = most_specific(_telling(name(inner_facts, blocks=False)))
+        inner_facts = Facts(inside, (height,), (width,), facts.fixed | numbers)
+        inside_names = name(inner_facts, blocks=False)
+        if not all(
+            _in_every_block(s.high, t, count) for t, s in zip(facts.terms, split, strict=True)
+        ):
+            inside_names = _of_some(inside_names)
+        inner = most_specific(_telling(inside_names))
         if inner.kind not in ("dense", "sparse"):
             parameters.append(("inner", inner))
     found = [Structure("block-diagonal", tuple(parameters))]
@@ -452,6 +486,24 @@ def _named_blocks(facts: Facts, count: int, split: Sequence[_Split]) -> list[Str
         shape = ("block_shape", (height, width))
         found.append(Structure("kronecker", (("blocks", count), shape)))
     return found
+
+
+def _in_every_block(high: Affine, term: Term, count: int) -> bool:
+    """Whether a term surely has, without conditions, the same index vectors in every block."""
+    u = {v for v, _ in high.terms}
+    if term.zeros or term.guards or value_range(high, term.sizes) != (0, count - 1):
+        return False
+    return prod(term.sizes[v] for v in u) == count and not u & set(_variables(term.bounds))
+
+
+def _of_some(structures: Iterable[Structure]) -> list[Structure]:
+    """What stays true of blocks where some terms are missing: of zero, and of parts of a sum."""
+    kept = []
+    for s in structures:
+        if s.kind in ("identity", "permutation", "circulant"):
+            continue
+        kept.append(Structure(s.kind) if s.kind == "scaled-identity" else s)
+    return kept
 
 
 def _same_in_each(term: Term, split: _Split, count: int) -> bool:
@@ -584,36 +636,6 @@ def _diagonal_plus_low_rank(facts: Facts) -> list[Structure]:
     if not diagonal or not rank or rank > max(1, n // 2 - 1):
         return []
     return [Structure("diagonal-plus-low-rank", (("rank", rank),))]
-
-
-def _exact_matrix(facts: Facts) -> NDArray[Any] | None:
-    """The matrix itself where every coefficient is a known constant and it is small."""
-    m, n = facts.shape
-    if m * n > MAX_DENSE or sum(_visits(t) for t in facts.terms) > MAX_DENSE:
-        return None
-    matrix = np.zeros((m, n))
-    for t in facts.terms:
-        if t.coefficient.products is None or coefficients.variables(t.coefficient) - set(
-            relation_variables(t)
-        ):
-            return None
-        arrays: dict[int, NDArray[Any]] = {}
-        for p in t.coefficient.products:
-            for f in p.factors:
-                array = facts.known(f.value)
-                if array is None or np.iscomplexobj(array):
-                    return None
-                arrays[f.value] = array
-        found = entries.points(t)
-        values = np.zeros(found.count)
-        for p in t.coefficient.products:
-            part = np.full(found.count, p.scale)
-            for f in p.factors:
-                part = part * arrays[f.value][tuple(found.value(e) for e in f.at)]
-            values += part
-        rows, columns = found.flat(t.out, facts.out_shape), found.flat(t.inp, facts.in_shape)
-        np.add.at(matrix, (rows, columns), values)
-    return matrix if np.isfinite(matrix).all() else None
 
 
 def injective(index: Sequence[Affine], term: Term) -> bool:

@@ -24,7 +24,9 @@ from jacobians.derive.operation import (
 )
 from jacobians.derive.tape import Function
 
-# operations whose result does not change, or jumps, when a float operand moves a little
+# operations whose result does not change, or jumps, when a float operand moves a little: JAX gives
+# every one of them a tangent of zero. What JAX refuses to differentiate, as `rng_uniform`, is not
+# among them: nothing is known of its derivative
 NO_DERIVATIVE = frozenset(
     [
         "sign",
@@ -57,7 +59,6 @@ NO_DERIVATIVE = frozenset(
         "bitcast_convert_type",
         "threefry2x32",
         "rng_bit_generator",
-        "rng_uniform",
         "random_bits",
         "random_seed",
         "random_wrap",
