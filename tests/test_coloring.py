@@ -13,6 +13,7 @@ from jacobians.coloring import (
     lower_bound,
     symmetric_lower_bound,
 )
+from jacobians.coloring.greedy import Graph, greedy_coloring
 
 
 def entries(matrix):
@@ -163,3 +164,139 @@ def test_the_checker_refuses_what_cannot_be_read():
     # a path of four vertices in two colours is what a star colouring must not have
     assert not is_valid_coloring(rows, columns, np.array([0, 1, 0, 1]), symmetric=True)
     assert is_valid_coloring(rows, columns, np.array([0, 1, 2, 0]), symmetric=True)
+
+
+def neighbours_within(shape, k):
+    points = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    points = points.reshape(-1, len(shape))
+    return np.abs(points[:, None] - points[None]).max(-1) <= k
+
+
+PUBLISHED = {
+    "a first test of SparseMatrixColorings.jl": ([[1, 0, 2], [0, 3, 4], [5, 0, 0]], 2),
+    "a matrix of ColPack": ([[1, 1, 0, 1, 1, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]], 4),
+    # numbered as a flat vector: no grid is given
+    "27 neighbours": (neighbours_within((7, 9, 5), 1), 27),
+    "9 neighbours": (neighbours_within((17, 23), 1), 9),
+    "25 neighbours": (neighbours_within((17, 23), 2), 25),
+    "7 neighbours on a line": (neighbours_within((41,), 3), 7),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_as_few_colours_as_published(name):
+    matrix, count = PUBLISHED[name]
+    rows, columns, shape = entries(np.array(matrix, float))
+    coloring = color_columns(rows, columns, shape)
+    assert coloring.count == count
+    assert is_valid_coloring(rows, columns, coloring.colors)
+
+
+def test_figure_4_1_of_what_color_is_your_jacobian_takes_three():
+    edges = [(0, 1), (1, 2), (1, 4), (1, 5), (2, 3), (3, 5)]
+    matrix = np.eye(6)
+    for i, j in edges:
+        matrix[i, j] = matrix[j, i] = 1
+    rows, columns, shape = entries(matrix)
+    coloring = color_symmetric(rows, columns, shape[0])
+    assert coloring.count == 3
+    assert is_valid_coloring(rows, columns, coloring.colors, symmetric=True)
+
+
+def plain_orders(graph):
+    """The four textbook orders, by whole-matrix sums at every step."""
+    n = len(graph)
+    yield np.arange(n)
+    yield np.argsort(-graph.sum(1), kind="stable")
+    left, last = np.ones(n, bool), []
+    while left.any():
+        last.append(int(np.argmin(np.where(left, graph[:, left].sum(1), n))))
+        left[last[-1]] = False
+    yield np.array(last[::-1])
+    done, order = np.zeros(n, bool), []
+    while not done.all():
+        order.append(int(np.argmax(np.where(done, -1, graph[:, done].sum(1)))))
+        done[order[-1]] = True
+    yield np.array(order)
+
+
+def plain_greedy(graph, order):
+    colors = np.full(len(graph), -1)
+    for vertex in order:
+        taken = set(colors[graph[vertex]].tolist())
+        colors[vertex] = next(k for k in range(len(graph)) if k not in taken)
+    return int(colors.max()) + 1
+
+
+def plain_star(graph, order):
+    """The smallest colour that makes no path of four vertices in two colours, tried in turn."""
+    colors = np.full(len(graph), -1)
+
+    def broken(vertex):
+        for a in (vertex, *np.flatnonzero(graph[vertex])):
+            for b in np.flatnonzero(graph[a] & (colors >= 0)):
+                before = graph[a] & (colors == colors[b]) & (np.arange(len(graph)) != b)
+                after = graph[b] & (colors == colors[a]) & (np.arange(len(graph)) != a)
+                if colors[a] == colors[b] or (colors[a] >= 0 and before.any() and after.any()):
+                    return True
+        return False
+
+    for vertex in order:
+        for color in range(len(graph)):
+            colors[vertex] = color
+            if not broken(vertex):
+                break
+    return int(colors.max()) + 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_never_more_colours_than_plain_greedy_in_any_order(seed):
+    generator = np.random.default_rng(seed)
+    m, n = generator.integers(4, 30, 2)
+    matrix = generator.uniform(size=(m, n)) < generator.uniform(0.05, 0.4)
+    rows, columns, shape = entries(matrix.astype(float))
+    together = (matrix.T.astype(int) @ matrix) > 0
+    graph = together & ~np.eye(n, dtype=bool)
+    fewest = min(plain_greedy(graph, order) for order in plain_orders(graph))
+    assert color_columns(rows, columns, shape).count <= fewest
+    half = matrix[: min(m, n), : min(m, n)]
+    graph = (half | half.T) & ~np.eye(len(half), dtype=bool)
+    rows, columns, _ = entries((graph | np.eye(len(half), dtype=bool)).astype(float))
+    fewest = min(plain_star(graph, order) for order in plain_orders(graph))
+    coloring = color_symmetric(rows, columns, len(half))
+    assert coloring.count <= fewest
+    assert is_valid_coloring(rows, columns, coloring.colors, symmetric=True)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_more_than_256_colours(symmetric):
+    generator = np.random.default_rng(0)
+    matrix = generator.uniform(size=(90, 900)) < 0.33
+    if symmetric:
+        # rows that meet in a dense corner, and vertices around it
+        matrix = np.zeros((340, 340), bool)
+        matrix[:300, :300] = generator.uniform(size=(300, 300)) < 0.97
+        matrix |= generator.uniform(size=matrix.shape) < 0.01
+        matrix |= matrix.T | np.eye(340, dtype=bool)
+    rows, columns, shape = entries(matrix.astype(float))
+    if symmetric:
+        coloring = color_symmetric(rows, columns, shape[0])
+    else:
+        coloring = color_columns(rows, columns, shape)
+    assert coloring.count > 256 + 2
+    assert is_valid_coloring(rows, columns, coloring.colors, symmetric=symmetric)
+
+
+def test_seventy_thousand_colours_of_a_dense_row():
+    n, width = 70_200, 70_000
+    shuffled = np.random.default_rng(0).permutation(n)
+    first = np.sort(shuffled[:width])
+    # beside the dense row pairs of columns, each sharing a row
+    rows = np.concatenate([np.zeros(width, np.int64), 1 + np.arange(n) // 2])
+    columns = np.concatenate([first, shuffled])
+    order = np.lexsort((columns, rows))
+    rows, columns = rows[order], columns[order]
+    shape = (1 + n // 2, n)
+    found = greedy_coloring(Graph.of(rows, columns, shape), width)
+    assert found.count == color_columns(rows, columns, shape).count == width
+    assert is_valid_coloring(rows, columns, found.colors)

@@ -3,18 +3,15 @@
 Columns without a common row can be seeded together; a colour is such a set. For a pattern with
 regular neighbourhoods the colour is a linear form of the column's grid position modulo a small
 number, found by search and verified on every entry. For any other pattern it is a greedy
-distance-2 colouring: in every round all columns that come first among their uncoloured neighbours
-are coloured at once, which gives what the sequential algorithm gives in that order; then colour
-classes are rearranged as long as that saves colours. Work is done on whole arrays.
+distance-2 colouring, the best of several orders; then colour classes are rearranged as long as
+that saves colours.
 
     >>> coloring = color_columns(rows, columns, (m, n))
     >>> coloring.count, coloring.lower_bound
     (3, 3)
 
-Source: Gebremedhin, Manne and Pothen, *What color is your Jacobian?*, SIAM Review 47 (2005); Jones
-and Plassmann, *A parallel graph coloring heuristic*, SIAM J. Sci. Comput. 14 (1993); Hasenplaugh et
-al., *Ordering heuristics for parallel graph coloring*, SPAA (2014); Culberson, *Iterated greedy
-graph coloring* (1992).
+Source: Gebremedhin, Manne and Pothen, *What color is your Jacobian?*, SIAM Review 47 (2005);
+Culberson, *Iterated greedy graph coloring* (1992).
 """
 
 from collections.abc import Sequence
@@ -68,10 +65,10 @@ def color_columns(
         colors[used] = 0 if lower <= 1 else np.arange(len(used))
         return Coloring(colors, min(lower, len(used)), lower, "one per column" if lower > 1 else "")
     found = lattice_coloring(rows, columns, counts, shape, tuple(grid or (n,)), lower)
-    if found is not None and found.count <= lower + max(1, lower // 5):
-        # a greedy search seldom gains the last one, and takes long
+    if found is not None and found.count == lower:
         return found
-    best = greedy_coloring(Graph.of(rows, columns, shape), lower)
+    little = found is not None and found.count <= lower + max(1, lower // 5)
+    best = greedy_coloring(Graph.of(rows, columns, shape), lower, little)
     return best if found is None or best.count < found.count else found
 
 
@@ -80,8 +77,8 @@ def color_symmetric(
 ) -> Coloring:
     """Colours the columns of a symmetric pattern so that each entry or its mirror can be read.
 
-    A star colouring: vertices of a high degree get a colour of their own, the others are coloured
-    greedily, and a regular pattern by a linear form where that takes fewer colours.
+    A star colouring, greedy in several orders; a regular pattern by a linear form where that takes
+    fewer colours, vertices of a high degree beside it with a colour of their own.
 
     Args:
         rows: row of every entry, sorted; the pattern must be symmetric.
@@ -115,7 +112,7 @@ def color_symmetric(
         plain.count - 1,
         True,
     )
-    star = star_coloring(rows, columns, size, tuple(grid or (size,)))
+    star = star_coloring(rows, columns, size, tuple(grid or (size,)), lower)
     options.extend(found for found in (regular, star) if found is not None)
     best = min(options, key=lambda c: c.count)
     return Coloring(best.colors, best.count, lower, best.method)

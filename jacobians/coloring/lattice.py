@@ -1,10 +1,12 @@
 """Colourings of regular patterns: a linear form of the column's grid position modulo a number.
 
-Candidates are tried on a few rows of every kind, and verified on every entry.
+Candidates are tried on a few rows of every kind, and verified on every entry. Columns that are
+numbered along a grid of several axes show its strides in how far the entries of a row lie apart.
 """
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -13,8 +15,13 @@ from numpy.typing import NDArray
 from jacobians.coloring.result import SEARCH_WORK, Coloring, Integers, violation
 
 SAMPLE_ROWS = 48
+# entries that the sampled rows have at most, unless one has more
+SAMPLE_ENTRIES = 1 << 16
 # linear forms modulo one number that are tried in turn
 EXHAUSTIVE = 1 << 16
+# entries of a row that strides are looked for among, and grids that are made of them
+STRIDE_ENTRIES = 128
+MAX_GRIDS = 24
 
 
 def lattice_coloring(
@@ -31,36 +38,95 @@ def lattice_coloring(
     m, n = shape
     if prod(grid) != n or len(rows) > SEARCH_WORK:
         return None
-    axes = [k for k, size in enumerate(grid) if size > 1]
-    strides = np.array([prod(grid[k + 1 :]) for k in axes], dtype=np.int64)
-    sizes = np.array([grid[k] for k in axes], dtype=np.int64)
-    sample = _Sample(rows, columns, counts, strides, sizes)
+    axes = _Axes.of(grid)
+    sample = _Sample(columns, counts)
+    inferred = []
+    if not symmetric and len(axes.sizes) <= 1:
+        inferred = [_Axes.of(found) for found in inferred_grids(rows, columns, counts, n)]
     if symmetric:
         # where an entry is read depends on two rows: no short cut by single rows
         sample.chosen = sample.chosen[:0]
     top = upper if upper is not None else lower + max(4, min(lower, 16))
     work = SEARCH_WORK
     for p in range(lower, min(top, n) + 1):
-        for weights in _forms(p, *sample.digits(), len(axes), symmetric):
-            passed = weights[_separates(weights, *sample.digits(), p)]
-            while len(passed) and work > 0:
-                colors = _linear_form(passed[0], strides, sizes, n, p)
-                work -= len(rows)
-                wrong = violation(rows, columns, colors, m, p, symmetric)
-                if wrong is None:
-                    colors[np.bincount(columns, minlength=n) == 0] = -1
-                    return Coloring(colors, p, lower, "lattice")
-                passed = passed[1:]
-                if not symmetric:
-                    sample.chosen = np.append(sample.chosen, wrong)
-                    passed = passed[_separates(passed, *sample.digits(1), p)]
+        # grids that nobody has named are tried where they can give the fewest colours
+        for place in (axes, *(inferred if p == lower else ())):
+            digits, inside = sample.digits(place)
+            for weights in _forms(p, digits, inside, len(place.sizes), symmetric):
+                passed = weights[_separates(weights, digits, inside, p)]
+                while len(passed) and work > 0:
+                    colors = _linear_form(passed[0], place, n, p)
+                    work -= len(rows)
+                    wrong = violation(rows, columns, colors, m, p, symmetric)
+                    if wrong is None:
+                        return _compact(colors, columns, lower)
+                    passed = passed[1:]
+                    if not symmetric:
+                        sample.chosen = np.append(sample.chosen, wrong)
+                        passed = passed[_separates(passed, *sample.digits(place, 1), p)]
+                if work <= 0:
+                    return None
     return None
 
 
-def _linear_form(w: Integers, strides: Integers, sizes: Integers, n: int, p: int) -> Integers:
+def inferred_grids(
+    rows: Integers, columns: Integers, counts: Integers, n: int
+) -> list[tuple[int, ...]]:
+    """Grids in row-major order that columns may be the points of, by one row of most entries.
+
+    The entries of a row of a stencil lie a stride of the grid apart, among other distances; strides
+    divide one another, and the number of columns.
+    """
+    if not len(rows):
+        return []
+    fullest = np.flatnonzero(counts == np.max(counts))
+    row = fullest[len(fullest) // 2]
+    first = int(np.searchsorted(rows, row))
+    own = columns[first : first + min(int(counts[row]), STRIDE_ENTRIES)].astype(np.int64)
+    apart = np.unique(own[None] - own[:, None])
+    strides = [int(d) for d in apart[apart > 1] if d < n and n % d == 0]
+    chains = itertools.chain.from_iterable(itertools.combinations(strides, k) for k in (1, 2, 3))
+    found: list[tuple[int, ...]] = []
+    for chain in itertools.islice(chains, 16 * MAX_GRIDS):
+        steps = (1, *chain, n)
+        if all(high % low == 0 for low, high in itertools.pairwise(steps)):
+            found.append(tuple(high // low for low, high in itertools.pairwise(steps))[::-1])
+    return found[:MAX_GRIDS]
+
+
+def _compact(colors: Integers, columns: Integers, lower: int) -> Coloring:
+    """The colouring of the columns that have entries, numbered without gaps."""
+    present = np.zeros(len(colors), dtype=bool)
+    present[columns] = True
+    different, numbers = np.unique(colors[present], return_inverse=True)
+    compact = np.full(len(colors), -1, dtype=np.int32)
+    compact[present] = numbers
+    return Coloring(compact, len(different), lower, "lattice")
+
+
+@dataclass(frozen=True, eq=False)
+class _Axes:
+    """The axes of a grid that have more than one position.
+
+    Attributes:
+        strides: how far positions along each lie apart.
+        sizes: the number of positions along each.
+    """
+
+    strides: Integers
+    sizes: Integers
+
+    @staticmethod
+    def of(grid: tuple[int, ...]) -> "_Axes":
+        axes = [k for k, size in enumerate(grid) if size > 1]
+        strides = np.array([prod(grid[k + 1 :]) for k in axes], dtype=np.int64)
+        return _Axes(strides, np.array([grid[k] for k in axes], dtype=np.int64))
+
+
+def _linear_form(w: Integers, axes: _Axes, n: int, p: int) -> Integers:
     column = np.arange(n, dtype=np.int64)
     total = np.zeros(n, dtype=np.int64)
-    for weight, stride, size in zip(w, strides, sizes, strict=True):
+    for weight, stride, size in zip(w, axes.strides, axes.sizes, strict=True):
         if weight:
             total += int(weight) * (column // stride % size)
     return (total % p).astype(np.int32)
@@ -73,16 +139,8 @@ class _Sample:
     failed on.
     """
 
-    def __init__(
-        self,
-        rows: Integers,
-        columns: Integers,
-        counts: Integers,
-        strides: Integers,
-        sizes: Integers,
-    ) -> None:
+    def __init__(self, columns: Integers, counts: Integers) -> None:
         self.columns, self.counts = columns, counts
-        self.strides, self.sizes = strides, sizes
         self.starts = np.concatenate([[0], np.cumsum(counts)])
         filled = np.flatnonzero(counts)
         first = self.starts[filled]
@@ -94,9 +152,12 @@ class _Sample:
         _, one_of_each = np.unique(kinds, return_index=True)
         longest = filled[np.argsort(counts[filled], kind="stable")[-4:]]
         spaced = filled[:: max(1, len(filled) // SAMPLE_ROWS)]
-        self.chosen = np.unique(np.concatenate([filled[one_of_each[:64]], longest, spaced]))
+        few = np.unique(np.concatenate([filled[one_of_each[:64]], longest, spaced]))
+        # long rows take long: the longest, and as many others as there is room for
+        room = max(1, SAMPLE_ENTRIES // int(np.max(counts[few], initial=1)))
+        self.chosen = few[np.argsort(-counts[few], kind="stable")[:room]]
 
-    def digits(self, last: int | None = None) -> tuple[Integers, NDArray[np.bool_]]:
+    def digits(self, axes: _Axes, last: int | None = None) -> tuple[Integers, NDArray[np.bool_]]:
         """Grid positions [axis, row, entry] of the sampled rows' columns, and which are there."""
         chosen = self.chosen if last is None else self.chosen[-last:]
         width = int(np.max(self.counts[chosen], initial=0))
@@ -105,7 +166,7 @@ class _Sample:
             self.starts[chosen][:, None] + np.arange(width)[None], len(self.columns) - 1
         )
         column = self.columns[where].astype(np.int64)
-        return column[None] // self.strides[:, None, None] % self.sizes[:, None, None], inside
+        return column[None] // axes.strides[:, None, None] % axes.sizes[:, None, None], inside
 
 
 def _forms(

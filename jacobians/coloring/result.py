@@ -137,14 +137,3 @@ def alone(key: Integers) -> NDArray[np.bool_]:
     repeated[order[1:][same]] = True
     repeated[order[:-1][same]] = True
     return ~repeated
-
-
-def starts_of(ordered: Integers) -> Integers:
-    """Where runs of equal numbers start."""
-    return np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-
-
-def ranked(key: Integers, shuffle: Integers) -> Integers:
-    rank = np.empty(len(key), dtype=np.int64)
-    rank[np.lexsort((shuffle, key))] = np.arange(len(key))
-    return rank
