@@ -324,6 +324,7 @@ def derive(
     for position, variable in enumerate(inner.inputs):
         shape, dtype = program.shape_of(variable), program.dtype_of(variable)
         number = walk.input(shape, dtype)
+        walk.tape.finite.add(number)
         inputs.append(number)
         if position < len(names):
             walk.tape.names[number] = names[position]
