@@ -325,6 +325,7 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
             number = walk.constant(known[position])
         else:
             number = walk.input(shape, dtype)
+            walk.tape.finite.add(number)
             runtime[position] = number
         numbers.append(number)
     # values of one call only are inputs that nothing is known of

@@ -427,6 +427,32 @@ def as_function(equation: Equation) -> Callable[..., list[Any]]:
     return call
 
 
+def implementation(equation: Equation) -> Program | None:
+    """What the primitive of an equation computes, where its `impl` says so in other operations.
+
+    None for JAX's own primitives, whose `impl` runs the primitive itself, for one that has effects,
+    and for one whose `impl` needs numbers.
+    """
+    primitive = equation.primitive
+    call = getattr(primitive, "impl", None)
+    if not callable(call) or equation.effects:
+        return None
+
+    def run_impl(*values: Any) -> tuple[Any, ...]:
+        result = call(*values, **equation.params)
+        return tuple(result) if primitive.multiple_results else (result,)
+
+    shapes = [jax.ShapeDtypeStruct(shape_of(a), dtype_of(a)) for a in equation.invars]
+    try:
+        inner = trace(run_impl, shapes)
+    except Exception:
+        # an implementation for numbers only says nothing here: its primitive stays unknown
+        return None
+    types = [(shape_of(v), dtype_of(v)) for v in equation.outvars]
+    fits = [(shape_of(a), dtype_of(a)) for a in inner.outputs] == types
+    return inner if fits and not contains(inner, frozenset([primitive.name])) else None
+
+
 def parameters(equation: Equation) -> Mapping[str, Any]:
     """The parameters of an equation."""
     params: Mapping[str, Any] = equation.params

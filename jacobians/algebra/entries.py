@@ -81,7 +81,16 @@ def points(term: Term, extra: Iterable[int] = ()) -> Points:
             assert condition.value is not None
             c = affine.coefficient(condition.value, v)
             rest = affine.subtract(condition.value, affine.variable(v, c))
-            looked_up = condition.table.array[tuple(found.value(e) for e in condition.at)]
+            places = [found.value(e) for e in condition.at]
+            for place, size in zip(places, condition.table.array.shape, strict=True):
+                # a vector that another condition rules out may point outside the table
+                keep &= (place >= 0) & (place < size)
+            looked_up = condition.table.array[
+                tuple(
+                    np.clip(place, 0, size - 1)
+                    for place, size in zip(places, condition.table.array.shape, strict=True)
+                )
+            ]
             at[v] = c * (looked_up - found.value(rest))
         else:
             c = affine.coefficient(condition, v)

@@ -31,6 +31,7 @@ from jacobians.algebra.block import (
 )
 from jacobians.algebra.coefficient import Coefficient, Factor, Product
 from jacobians.algebra.term import Term, contains, key, normal
+from jacobians.derive import sparse_products
 from jacobians.derive.operation import Local, Operation
 from jacobians.derive.tape import Function
 from jacobians.program import Program
@@ -482,6 +483,33 @@ def reordered(walk: "Walk", equation: Any, operands: list[int]) -> list[int] | N
     return walk.run(program.trace(written_out, [given]), operands)
 
 
+def sparse_product(walk: "Walk", equation: Any, operands: list[int]) -> list[int] | None:
+    """An operation of `jax.experimental.sparse`, walked by its definition."""
+    written_out = sparse_products.definition(equation)
+    return None if written_out is None else _run_function(walk, written_out, operands)
+
+
+def implemented(walk: "Walk", operation: Operation, outputs: Sequence[int]) -> bool:
+    """An operation of another library, walked by the implementation that its primitive carries.
+
+    Returns:
+        Whether there is one that can be traced to other operations than itself.
+    """
+    node = operation.node
+    inner = program.implementation(node.equation)
+    if inner is None or node.op in walk.implementing:
+        return False
+    before = walk.implementing
+    walk.implementing = (*before, node.op)
+    results = walk.run(inner, node.inputs)
+    walk.implementing = before
+    for output in outputs:
+        found = walk.blocks.get(results[output])
+        if found:
+            walk.blocks[node.outputs[output]] = found
+    return True
+
+
 Handler = Callable[["Walk", Any, list[int]], list[int] | None]
 
 HANDLERS: dict[str, Handler] = {
@@ -490,4 +518,5 @@ HANDLERS: dict[str, Handler] = {
     "scan": scan,
     "custom_linear_solve": linear_solve,
     "reshape": reordered,
+    **dict.fromkeys(sparse_products.DEFINITIONS, sparse_product),
 }

@@ -21,6 +21,7 @@ from jacobians.algebra.coefficient import Coefficient
 from jacobians.algebra.term import Term
 from jacobians.derive.masks import Conditions, conditions, lookup, restrict
 from jacobians.derive.operation import Box, Local, Operation, Rule, restrict_index
+from jacobians.derive.ranges import integer_bounds, range_of
 from jacobians.derive.tape import Function
 
 
@@ -50,26 +51,53 @@ def _starts(
         An expression per indexed axis; the conditions under which the window is used (None:
         never); whether all is known.
     """
-    indices = operation.known(1)
-    clip = "CLIP" in str(operation.params["mode"]).upper()
+    bounds = integer_bounds(operation.tape, operation.node.inputs[1])
+    mode = str(operation.params["mode"]).upper()
+    anywhere = "CLIP" in mode or "PROMISE" in mode
     starts: dict[int, Affine] = {}
-    if indices is None:
+    if bounds is None:
         for d, room in rooms.items():
             starts[d] = box.axis(room + 1)
-        # a window that has only one place to be is known even when the index is not
-        return starts, Conditions(), all(room == 0 for room in rooms.values()) and clip
+        return starts, Conditions(), False
     total = Conditions()
-    valid = np.ones(indices.shape[:-1], dtype=bool)
-    promised = "PROMISE" in str(operation.params["mode"]).upper()
+    usable = np.ones(bounds[0].shape[:-1], dtype=bool)
+    all_known = True
     for d, room in rooms.items():
-        table = indices[..., positions[d]].astype(np.int64)
-        if not (clip or promised):
-            valid &= (table >= 0) & (table <= room)
-        table = np.clip(table, 0, room)
-        starts[d], extra = lookup(table, batch)
+        least, greatest = (b[..., positions[d]] for b in bounds)
+        # with out-of-range windows dropped, a start that may be outside is not known to be used
+        sure = anywhere or ((least >= 0) & (greatest <= room))
+        if not anywhere:
+            usable &= (greatest >= 0) & (least <= room)
+        least, greatest = np.clip(least, 0, room), np.clip(greatest, 0, room)
+        all_known = all_known and bool((sure | (bounds[0] == bounds[1])[..., positions[d]]).all())
+        all_known = all_known and bool((least == greatest)[usable].all())
+        starts[d], extra = _between(least, greatest, batch, box)
         total = _merge(total, extra)
-    allowed = conditions(valid, batch)
-    return starts, None if allowed is None else _merge(total, allowed), True
+    allowed = conditions(usable, batch)
+    return starts, None if allowed is None else _merge(total, allowed), all_known
+
+
+def _between(
+    least: np.ndarray[Any, Any],
+    greatest: np.ndarray[Any, Any],
+    index: tuple[Affine, ...],
+    box: Box,
+) -> tuple[Affine, Conditions]:
+    """A number between two tables' entries at an index: `least[k] + v` with 0 ≤ v ≤ width[k].
+
+    Between [0, 1] and [1, 2] it is k + v, with v in {0, 1}.
+    """
+    start, extra = lookup(least, index)
+    width = greatest - least
+    widest = int(np.max(width, initial=0))
+    if widest == 0:
+        return start, extra
+    beyond = box.axis(widest + 1)
+    if int(np.min(width)) < widest:
+        narrow, more = lookup(width, index)
+        extra = _merge(extra, more)
+        extra = _merge(extra, Conditions(bounds=(affine.subtract(narrow, beyond),)))
+    return affine.add(start, beyond), extra
 
 
 def gather(operation: Operation) -> Iterator[Local]:
@@ -175,25 +203,29 @@ def _touched(
         return np.asarray(counted)
 
 
-def _dynamic_start(operation: Operation, box: Box, operand: int, room: int) -> tuple[Affine, bool]:
-    """The start along one axis, clamped as XLA does: a number, or a variable when unknown."""
-    known = operation.known(operand)
-    if known is not None:
-        return affine.constant(int(np.clip(known, 0, room))), True
-    return box.axis(room + 1), room == 0
+def _dynamic_start(operation: Operation, operand: int, room: int) -> tuple[int, int]:
+    """The least and the greatest start along one axis, clamped as XLA does."""
+    bounds = integer_bounds(operation.tape, operation.node.inputs[operand])
+    if bounds is None:
+        return 0, room
+    return int(np.clip(bounds[0], 0, room)), int(np.clip(bounds[1], 0, room))
 
 
 def dynamic_slice(operation: Operation) -> Iterator[Local]:
-    """A window of the operand at a start that may depend on the input."""
+    """A window of the operand at a start that may depend on the input.
+
+    From a start in {0, 1}, `x[start : start + 2]` has the entries (k, k) and (k, k + 1).
+    """
     if 0 not in operation.active:
         return
     box = Box()
     out = box.axes(operation.out_shapes[0])
     inp, all_known = [], True
     for d, n in enumerate(operation.in_shapes[0]):
-        start, known = _dynamic_start(operation, box, d + 1, n - operation.out_shapes[0][d])
+        least, greatest = _dynamic_start(operation, d + 1, n - operation.out_shapes[0][d])
+        start = affine.shift(box.axis(greatest - least + 1), least)
         inp.append(affine.add(start, out[d]))
-        all_known = all_known and known
+        all_known = all_known and least == greatest
     starts = range(1, len(operation.in_shapes))
     coefficient = coefficients.ONE if all_known or not inp else operation.opaque(*starts)
     yield Local(0, 0, Term(box.sizes, out, tuple(inp), coefficient))
@@ -202,31 +234,37 @@ def dynamic_slice(operation: Operation) -> Iterator[Local]:
 def dynamic_update_slice(operation: Operation) -> Iterator[Local]:
     """The operand with a window replaced."""
     shape, window = operation.in_shapes[0], operation.in_shapes[1]
-    box = Box()
-    inp = box.axes(window)
-    out, all_known = [], True
-    for d, n in enumerate(shape):
-        start, known = _dynamic_start(operation, box, d + 2, n - window[d])
-        out.append(affine.add(start, inp[d]))
-        all_known = all_known and known
+    places = [_dynamic_start(operation, d + 2, n - window[d]) for d, n in enumerate(shape)]
+    all_known = all(least == greatest for least, greatest in places)
     starts = range(2, len(operation.in_shapes))
     unknown = operation.opaque(*starts) if shape else coefficients.ONE
+    coefficient = coefficients.ONE if all_known else unknown
     if 1 in operation.active:
-        coefficient = coefficients.ONE if all_known else unknown
-        yield Local(0, 1, Term(box.sizes, tuple(out), inp, coefficient))
+        box = Box()
+        inp = box.axes(window)
+        out = tuple(
+            affine.add(affine.shift(box.axis(greatest - least + 1), least), e)
+            for (least, greatest), e in zip(places, inp, strict=True)
+        )
+        yield Local(0, 1, Term(box.sizes, out, inp, coefficient))
     if 0 in operation.active and tuple(shape) != tuple(window):
-        same = identity(shape)
-        if not all_known:
-            yield Local(0, 0, Term(same.sizes, same.out, same.inp, unknown))
+        # from every start on, what lies between the last first row and the first last row
+        covered = [
+            (greatest, least + n - 1) for (least, greatest), n in zip(places, window, strict=True)
+        ]
+        if any(first > last for first, last in covered):
+            same = identity(shape)
+            yield Local(0, 0, Term(same.sizes, same.out, same.inp, coefficient))
             return
-        yield from _outside(operation, [e.const for e in out])
+        yield from _outside(shape, covered, coefficient)
 
 
-def _outside(operation: Operation, starts: list[int]) -> Iterator[Local]:
-    """The operand's entries outside the window, as disjoint boxes."""
-    shape, window = operation.in_shapes[0], operation.in_shapes[1]
+def _outside(
+    shape: tuple[int, ...], covered: list[tuple[int, int]], coefficient: Coefficient
+) -> Iterator[Local]:
+    """The operand's entries outside a box of first and last indices, as disjoint boxes."""
     for axis in range(len(shape)):
-        first, last = starts[axis], starts[axis] + window[axis] - 1
+        first, last = covered[axis]
         for low, high in ((0, first - 1), (last + 1, shape[axis] - 1)):
             if low > high:
                 continue
@@ -236,11 +274,10 @@ def _outside(operation: Operation, starts: list[int]) -> Iterator[Local]:
                 affine.subtract(affine.constant(high), same.out[axis]),
             ]
             for d in range(axis):
-                bounds.append(affine.shift(same.out[d], -starts[d]))
-                bounds.append(
-                    affine.subtract(affine.constant(starts[d] + window[d] - 1), same.out[d])
-                )
-            yield Local(0, 0, Term(same.sizes, same.out, same.inp, bounds=tuple(bounds)))
+                bounds.append(affine.shift(same.out[d], -covered[d][0]))
+                bounds.append(affine.subtract(affine.constant(covered[d][1]), same.out[d]))
+            term = Term(same.sizes, same.out, same.inp, coefficient, bounds=tuple(bounds))
+            yield Local(0, 0, term)
 
 
 def select_n(operation: Operation) -> Iterator[Local]:
@@ -249,8 +286,11 @@ def select_n(operation: Operation) -> Iterator[Local]:
     which = operation.known(0)
     predicate_shape = operation.in_shapes[0]
     boolean = operation.tape.values[operation.node.inputs[0]].dtype == np.bool_
+    possible = range_of(operation.tape, operation.node.inputs[0]) if which is None else None
     for k in operation.active:
         if k == 0:
+            continue
+        if possible is not None and ((possible.low > k - 1) | (possible.high < k - 1)).all():
             continue
         same = identity(shape)
         index = restrict_index(same.out, predicate_shape)

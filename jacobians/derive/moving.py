@@ -136,9 +136,43 @@ def pad(operation: Operation) -> Iterator[Local]:
         )
         yield Local(0, 0, Term(box.sizes, out, inp, bounds=inside(out, shape)))
     if 1 in operation.active:
-        # every padded position takes the value; the others are covered too: wide, never wrong
+        yield from _padded(shape, in_shape, config)
+
+
+def _padded(
+    shape: Shape, in_shape: Shape, config: tuple[tuple[int, int, int], ...]
+) -> Iterator[Local]:
+    """The places that take the padding value, as disjoint terms.
+
+    Along the first axis where a place holds no entry of the operand it lies before the first, after
+    the last, or between two: with low = 2 and interior = 1, at 0, 1 and at 2 + 2·k + 1.
+    """
+    for axis, (low, _, interior) in enumerate(config):
+        step, last = interior + 1, low + (in_shape[axis] - 1) * (interior + 1)
+        if in_shape[axis] == 0:
+            low = last = shape[axis]
         box = Box()
-        yield Local(0, 1, Term(box.sizes, box.axes(shape), (), operation.opaque(1)))
+        out = list(box.axes(shape))
+        bounds: list[Affine] = []
+        for d in range(axis):
+            # an entry of the operand along the axes before
+            before, _, apart = config[d]
+            out[d] = affine.shift(affine.scale(box.axis(in_shape[d]), apart + 1), before)
+            bounds.extend(inside((out[d],), (shape[d],)))
+        outside = [
+            (subtract(affine.constant(low - 1), out[axis]),),
+            (affine.shift(out[axis], -last - 1),),
+        ]
+        for more in outside:
+            yield Local(0, 1, Term(box.sizes, tuple(out), (), bounds=(*bounds, *more)))
+        if interior and in_shape[axis] > 1:
+            between = affine.add(
+                affine.scale(box.axis(in_shape[axis] - 1), step),
+                affine.shift(box.axis(interior), low + 1),
+            )
+            out[axis] = between
+            bounds.extend(inside((between,), (shape[axis],)))
+            yield Local(0, 1, Term(dict(box.sizes), tuple(out), (), bounds=tuple(bounds)))
 
 
 def concatenate(operation: Operation) -> Iterator[Local]:

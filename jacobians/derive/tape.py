@@ -100,6 +100,9 @@ class Tape:
         nodes: the operations, in the order of the program.
         names: names that the user gave: of arguments, and by `checkpoint_name`.
         calls: for the result of a call of several operations, its name and operands.
+        finite: numbers of the inputs that are finite by assumption, the user's own.
+        ranges: what has been found of the ranges of values (`derive.ranges`).
+        nothing: for values that are not made here, where they are certainly 0.
     """
 
     def __init__(self) -> None:
@@ -108,6 +111,9 @@ class Tape:
         self.names: dict[int, str] = {}
         # results of calls: the function's name and its operands
         self.calls: dict[int, tuple[str, tuple[int, ...]]] = {}
+        self.finite: set[int] = set()
+        self.ranges: dict[int, Any] = {}
+        self.nothing: dict[int, np.ndarray[Any, Any]] = {}
         self._functions: dict[tuple[str, tuple[int, ...]], int] = {}
         # constants as NumPy arrays, or as JAX has them where they are no plain arrays
         self._held: dict[int, Any] = {}

@@ -82,6 +82,8 @@ class Walk:
     scalars: dict[tuple[Any, ...], int] = field(default_factory=dict)
     # primitives being linearised, so that one whose JVP is itself does not recur for ever
     linearising: tuple[str, ...] = ()
+    # primitives being walked by their implementation
+    implementing: tuple[str, ...] = ()
     # whether custom rules that carry no derivative stay whole, for whoever evaluates the tape and
     # differentiates that
     keep_rules: bool = False
@@ -266,6 +268,8 @@ class Walk:
             return
         locals_ = control.linearised(self, operation, outputs)
         if locals_ is None:
+            if control.implemented(self, operation, outputs):
+                return
             self.note(
                 f"no rule for {node.op!r}: every output of it is taken to depend on every input"
             )
@@ -329,6 +333,7 @@ def derive(
     for position, variable in enumerate(inner.inputs):
         shape, dtype = program.shape_of(variable), program.dtype_of(variable)
         number = walk.input(shape, dtype)
+        walk.tape.finite.add(number)
         inputs.append(number)
         if position < len(names):
             walk.tape.names[number] = names[position]
