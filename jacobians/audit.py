@@ -16,7 +16,9 @@ Rules of JAX itself, such as that of `jax.nn.relu`, are listed apart and checked
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import jax
@@ -24,9 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
-from jacobians.capture import HELD, MOVING, RuleCall, Site, capture
+from jacobians.capture import RuleCall, Site, capture
 from jacobians.check import VJPCheck, WorstEntry, check_vjp
 from jacobians.errors import ArgumentError, WrongDerivativeError
+from jacobians.flow import CONSTANT, moves
 from jacobians.probe import Probe, prober
 
 # how many calls of a rule are compared entry by entry one by one, by default
@@ -37,7 +40,7 @@ COARSE = 1e-4
 MANY_SITES = 4
 
 RIGHT, KINKS, WRONG = "right", "right (kinks)", "wrong"
-DECLARED, UNCHECKED = "as declared", "not checked"
+DECLARED, UNCHECKED, IDLE = "differs as declared", "not checked", "not differentiated here"
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -78,7 +81,8 @@ class RuleAudit:
         calls_exact: whether every call was looked at.
         probed: how many calls were compared in one random direction.
         checked: the calls compared entry by entry.
-        verdict: 'right', 'right (kinks)', 'wrong', 'as declared' or 'not checked'.
+        verdict: 'right', 'right (kinks)', 'wrong', 'differs as declared', 'not checked', or 'not
+            differentiated here' for a rule that the function calls but never differentiates.
         diagnosis: what the mistake is, or why it was not checked; None for a right rule.
         declared: the reason that the caller gave for its being different, or None.
         notes: sentences about what was compared.
@@ -123,8 +127,8 @@ class RuleAudit:
 
     @property
     def ok(self) -> bool:
-        """Whether the rule was checked and is right, or differs as declared."""
-        return self.verdict in (RIGHT, KINKS, DECLARED)
+        """Whether the rule is right, differs as declared, or is never differentiated here."""
+        return self.verdict in (RIGHT, KINKS, DECLARED, IDLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +194,10 @@ def audit(
 
     Rules are found inside `jit`, `scan`, `while_loop`, `cond` (the branch taken), `vmap`,
     `checkpoint` and the primal functions of other rules. Each is checked with respect to the
-    operands that matter: not to numbers written in the program, whose cotangents JAX drops.
+    operands that matter: not to numbers written in the program, whose cotangents JAX drops, nor to
+    arrays that the rule's function closes over, which it says nothing about. Only results count
+    that an output of `f` can pass a cotangent back to. A rule that `f` calls but never
+    differentiates, on integers for one, is listed as that and does not make the audit false.
 
     Args:
         f: a JAX function of positional arguments, such as a model or a loss. Not its gradient:
@@ -221,10 +228,12 @@ def audit(
     groups: dict[Any, list[Site]] = {}
     others: dict[str, int] = {}
     for site in found.sites:
-        if program.of_jax(site.definition) and not library and site.definition.name not in declared:
+        own = program.is_rule_of_jax(site.equation)
+        if own and not library and site.definition.name not in declared:
             others[site.definition.name] = others.get(site.definition.name, 0) + site.seen
         else:
-            key = site.definition, site.kind, site.types, program.is_batched_rule(site.equation)
+            batched = program.is_batched_rule(site.equation)
+            key = site.definition, site.kind, site.types, site.closed_over, batched
             groups.setdefault(key, []).append(site)
     names = sorted({site.definition.name for sites in groups.values() for site in sites})
     for name in declared:
@@ -236,10 +245,13 @@ def audit(
     options = {"rtol": rtol, "atol": atol}
     listed = list(groups.values())
     rules = [
-        _audit_rule(sites, limit, declared.get(sites[0].definition.name), options)
+        _audit_rule(sites, limit, declared.get(sites[0].definition.name), options, found.refused)
         for sites in (listed if progress is None else progress(listed))
     ]
-    rules += [_unreached(name) for name in dict.fromkeys(found.unreached)]
+    for name, of_jax in dict.fromkeys(found.unreached):
+        if library or not of_jax:
+            rules.append(_unreached(name, of_jax))
+    rules += [_applied(rule) for rule in found.applied]
     return Audit(found.name, tuple(rules), tuple(others.items()), found.notes)
 
 
@@ -253,49 +265,64 @@ class _Numbered:
 
 
 def _audit_rule(
-    sites: Sequence[Site], limit: int, declared: str | None, options: Mapping[str, Any]
+    sites: Sequence[Site],
+    limit: int,
+    declared: str | None,
+    options: Mapping[str, Any],
+    refused: Mapping[Site, str],
 ) -> RuleAudit:
     """The verdict on one rule at operands of one type."""
+    active = [site for site in sites if site.kept]
+    notes = _idle_notes(sites)
+    if not active:
+        return _rule_audit(sites, 0, (), (IDLE, _idle_reason(sites[0])), declared, ())
+    for site in active:
+        if site in refused:
+            return _rule_audit(sites, 0, (), (WRONG, refused[site]), declared, notes)
     calls, before = [], 0
     for site in sites:
         calls += [_Numbered(site, call, before + call.number) for call in site.kept]
         before += site.seen
-    roles = [max(pair) for pair in zip(*(site.roles for site in sites), strict=True)]
     probes: dict[int, Probe] = {}
-    notes: list[str] = []
     # the operations of many sites are the same: compiling each operation once is then cheaper
-    compiled = len(sites) < MANY_SITES
+    compiled = len(active) < MANY_SITES
     try:
-        probers = {site: prober(site, compiled) for site in sites}
+        probers = {site: prober(site, compiled) for site in active}
         for position, one in enumerate(calls):
             probes[position] = probers[one.site](one.call)
     except Exception as error:
         probes = {}
         notes.append(f"calls could not be compared in a random direction ({_first_line(error)})")
-    chosen, note = _selected(sites[0], roles, probes)
-    notes += note
+    chosen, left_out = _selected(active, probes)
+    notes += left_out
+    how = _How(chosen, {**options, "expect": declared})
     differences = {k: probe.difference(chosen) for k, probe in probes.items()}
     order = _order(len(calls), differences, limit)
     suspects = [k for k in order if differences.get(k, 0.0) > 1]
     checked: list[CheckedCall] = []
-    failure = _complex_operands(sites[0])
+    failure = _complex_operands(active)
     try:
         for position in order[:limit] if failure is None else ():
             one = calls[position]
-            check = _checked(one.site.function(), one.site, one.call.values, chosen, options)
             forward = probes[position].forward if position in probes else None
-            if any(p.kind == "primal" for p in check.problems):
-                forward = None
-            checked.append(CheckedCall((one.number,), one.call.where, check, forward))
+            made = _one_by_one(one, how, forward)
+            if not made and (copies := _copies(active, chosen)):
+                # in this function only the sum of their cotangents counts
+                together = _one_by_one(one, how.with_copies(copies), forward)
+                if together:
+                    made, how = together, how.with_copies(copies)
+                    notes.append(_copies_note(active[0], copies))
+            checked.append(made)
         if all(checked):
             # they differ at kinks or not at all; those left may differ elsewhere
             rest = [calls[k] for k in suspects[limit:]]
-            checked += _together(rest, chosen, options)
+            checked += _together(rest, how)
     except Exception as error:
         failure = _first_line(error)
-    if failure is None and sites[0].in_float64 is None and sites[0].eps > COARSE and all(checked):
+    first = active[0]
+    if failure is None and first.in_float64 is None and first.eps > COARSE and all(checked):
         failure = (
-            f"it cannot be evaluated in float64, and with a rounding of {sites[0].eps:.2g} in its "
+            f"it cannot be evaluated in float64, and with a rounding of {first.eps:.2g} in its "
             "own precision no mistake was seen: check it in float32"
         )
     compared = sum(len(call.numbers) for call in checked)
@@ -306,46 +333,114 @@ def _audit_rule(
             if probes
             else f"{compared} of {len(calls)} calls were compared, evenly spread"
         )
-    verdict, diagnosis = _verdict(checked, failure, declared)
-    if sites[0].in_float64 is not None and not sites[0].retraced and sites[0].eps > COARSE:
+    if first.in_float64 is not None and not first.retraced and first.eps > COARSE:
         notes.append(
-            f"it converts to a type with a rounding of {sites[0].eps:.2g}; it was evaluated in "
+            f"it converts to a type with a rounding of {first.eps:.2g}; it was evaluated in "
             "float64 without these conversions, and differences of up to 16 roundings are put "
             "down to numbers that the program writes in that type"
         )
-    batched = program.is_batched_rule(sites[0].equation)
+    verdict = _verdict(checked, failure, declared)
+    return _rule_audit(sites, len(probes), checked, verdict, declared, notes)
+
+
+def _rule_audit(
+    sites: Sequence[Site],
+    probed: int,
+    checked: Sequence[CheckedCall],
+    verdict: tuple[str, str | None],
+    declared: str | None,
+    notes: Sequence[str],
+) -> RuleAudit:
+    """What was found, with what the places of the program say about the rule."""
+    first = sites[0]
+    definition = first.definition
+    batched = program.is_batched_rule(first.equation)
     if batched:
-        notes.append("called under vmap: the batched call was checked, batch axes and all")
-    definition = sites[0].definition
+        notes = [*notes, "called under vmap: the batched call was checked, batch axes and all"]
     return RuleAudit(
-        definition.name, sites[0].kind, _place(definition.file, definition.line),
-        _callers(sites), sites[0].types, batched, program.of_jax(definition),
-        sum(s.seen for s in sites), not any(s.unseen for s in sites), len(probes),
-        tuple(checked), verdict, diagnosis, declared, tuple(notes),
+        definition.name, first.kind, _place(definition.file, definition.line),
+        _callers(sites), first.types, batched, program.is_rule_of_jax(first.equation),
+        sum(s.seen for s in sites), not any(s.unseen for s in sites), probed,
+        tuple(checked), *verdict, declared, tuple(notes),
     )  # fmt: skip
 
 
+def _idle_reason(site: Site) -> str:
+    """Why a rule that is called is never differentiated."""
+    return (
+        "the function calls it but never differentiates it: nothing that it is differentiated by "
+        "reaches the rule, or no result of the rule passes a cotangent back; to have it checked, "
+        "make what it is called with an argument, or give it to check_vjp by itself"
+    )
+
+
+def _idle_notes(sites: Sequence[Site]) -> list[str]:
+    """A sentence on calls that are never differentiated, beside others that are."""
+    idle, seen = sum(site.idle for site in sites), sum(site.seen for site in sites)
+    if not 0 < idle < seen:
+        return []
+    return [f"{idle} of {seen} calls are never differentiated here and were not compared"]
+
+
+@dataclass(frozen=True, eq=False)
+class _How:
+    """How calls of a rule are compared.
+
+    Attributes:
+        chosen: the operands to check the derivative for.
+        options: options of `check_vjp`.
+        copies: operands moved together with another one, and that one.
+    """
+
+    chosen: tuple[int, ...]
+    options: Mapping[str, Any]
+    copies: Mapping[int, int] = field(default_factory=dict)
+
+    def with_copies(self, copies: Mapping[int, int]) -> "_How":
+        """The same where each copy moves together with its original."""
+        left = tuple(k for k in self.chosen if k not in copies)
+        return replace(self, chosen=left, copies=copies)
+
+
+def _copies(sites: Sequence[Site], chosen: Sequence[int]) -> dict[int, int]:
+    """Operands that are one array in every call, later ones with the first one."""
+    common = set.intersection(*(set((site.copies or {}).items()) for site in sites))
+    return {k: first for k, first in common if k in chosen and first in chosen}
+
+
+def _copies_note(site: Site, copies: Mapping[int, int]) -> str:
+    names = site.operand_names()
+    listed = ", ".join(f"{names[k]} with {names[first]}" for k, first in sorted(copies.items()))
+    return (
+        f"moved together: {listed}, since each call gives the same array for both; one by one "
+        "their cotangents differ from the derivative, and only the sum matters here"
+    )
+
+
+def _one_by_one(one: _Numbered, how: _How, forward: str | None) -> CheckedCall:
+    """One call compared entry by entry."""
+    check = _checked(one.site.function(how.copies), one.site, one.call.values, how)
+    if any(p.kind == "primal" for p in check.problems):
+        forward = None
+    return CheckedCall((one.number,), one.call.where, check, forward)
+
+
 def _checked(
-    function: Callable[..., Any],
-    site: Site,
-    values: Sequence[Any],
-    chosen: Sequence[int],
-    options: Mapping[str, Any],
+    function: Callable[..., Any], site: Site, values: Sequence[Any], how: _How
 ) -> VJPCheck:
     """The verdict of `check_vjp` on a rule at values of its operands."""
-    check = check_vjp(function, *values, argnums=chosen, **options)
-    given = any(value is not None for value in options.values())
+    check = check_vjp(function, *values, argnums=how.chosen, **how.options)
+    given = any(how.options[name] is not None for name in ("rtol", "atol"))
     if check or given or check.problems or site.retraced or site.eps < COARSE:
         return check
     # 0.1 is 0.1001 in bfloat16, and three times that is not 0.3 in bfloat16
     worst = check.worst
     scale = 0.0 if worst is None else max(abs(worst.expected), abs(worst.actual))
-    return check_vjp(function, *values, argnums=chosen, rtol=16 * site.eps, atol=site.eps * scale)
+    tolerances = {"rtol": 16 * site.eps, "atol": site.eps * scale}
+    return check_vjp(function, *values, argnums=how.chosen, **{**how.options, **tolerances})
 
 
-def _together(
-    calls: Sequence[_Numbered], chosen: Sequence[int], options: Mapping[str, Any]
-) -> list[CheckedCall]:
+def _together(calls: Sequence[_Numbered], how: _How) -> list[CheckedCall]:
     """Calls compared entry by entry, all those of one place of the program in one batch."""
     checked = []
     for site in dict.fromkeys(one.site for one in calls):
@@ -354,20 +449,22 @@ def _together(
             jnp.stack([jnp.asarray(x) for x in values])
             for values in zip(*(one.call.values for one in mine), strict=True)
         ]
-        single = site.function()
+        single = site.function(how.copies)
         batched = jax.vmap(single)
         batched.__signature__ = single.__signature__  # type: ignore[attr-defined]
-        check = _checked(batched, site, stacked, chosen, options)
+        check = _checked(batched, site, stacked, how)
         checked.append(CheckedCall(tuple(one.number for one in mine), "", check))
     return checked
 
 
-def _complex_operands(site: Site) -> str | None:
+def _complex_operands(sites: Sequence[Site]) -> str | None:
     """Why a rule of complex operands is not checked, or None."""
-    for name, variable, text in zip(
-        site.operand_names(), site.equation.invars, site.types, strict=True
-    ):
-        if jnp.issubdtype(program.dtype_of(variable), jnp.complexfloating):
+    first = sites[0]
+    for k, (name, text) in enumerate(zip(first.operand_names(), first.types, strict=True)):
+        dtype = program.dtype_of(first.equation.invars[k])
+        if k < first.closed_over or not jnp.issubdtype(dtype, jnp.complexfloating):
+            continue
+        if any(site.roles[k] != CONSTANT for site in sites):
             return (
                 f"its operand {name} is complex ({text}), which is not checked: write the rule for "
                 "real and imaginary parts, or test it with jax.test_util.check_grads"
@@ -380,12 +477,12 @@ def _verdict(
 ) -> tuple[str, str | None]:
     """The verdict and the diagnosis of a rule."""
     failing = next((call for call in checked if not call), None)
-    if declared is not None and (failing is not None or failure is not None):
-        return DECLARED, f"differs as declared: {declared}"
     if failing is not None:
         return WRONG, diagnosis_of(failing)
     if failure is not None or not checked:
         return UNCHECKED, failure or "it was not called"
+    if any(call.check.verdict == DECLARED for call in checked):
+        return DECLARED, f"differs as declared: {declared}"
     kinks = any(block.kinks for call in checked for block in call.check.blocks)
     return (KINKS if kinks else RIGHT), None
 
@@ -415,48 +512,72 @@ def _order(count: int, differences: Mapping[int, float], limit: int) -> list[int
 
 
 def _selected(
-    site: Site, roles: Sequence[int], probes: Mapping[int, Probe]
+    sites: Sequence[Site], probes: Mapping[int, Probe]
 ) -> tuple[tuple[int, ...], list[str]]:
     """The operands to check the derivative for, and notes on those left out."""
-    floats = [
-        k
-        for k, v in enumerate(site.equation.invars)
-        if jnp.issubdtype(program.dtype_of(v), jnp.floating)
-    ]
-    names = site.operand_names()
+    first = sites[0]
+    names = first.operand_names()
+    variables = first.equation.invars
     silent = frozenset[int]()
     if probes:
         silent = frozenset.intersection(*(probe.silent for probe in probes.values()))
-    fixed = [k for k in floats if roles[k] not in (HELD, MOVING)]
+    roles = [reduce(or_, kinds) for kinds in zip(*(site.roles for site in sites), strict=True)]
+    raising = {k for site in sites for k in site.raising}
+    candidates = [
+        k
+        for k in sorted({k for site in sites for k in site.operands})
+        if k not in raising or moves(roles[k])
+    ]
     unused = [
         k
-        for k in floats
-        if roles[k] == HELD
+        for k in candidates
+        if not moves(roles[k])
         and k in silent
-        and any(probe.differences[k] > 0 for probe in probes.values())
+        and any(probe.differences.get(k, 0.0) > 0 for probe in probes.values())
     ]
-    chosen = tuple(k for k in floats if k not in fixed and k not in unused)
-    if not chosen:
-        # then none matters to the function: all are checked
-        return tuple(floats), []
+    numbers = [
+        k
+        for k, v in enumerate(variables)
+        if k >= first.closed_over
+        and roles[k] == CONSTANT
+        and jnp.issubdtype(program.dtype_of(v), jnp.floating)
+    ]
     notes = []
-    if fixed:
-        listed = ", ".join(names[k] for k in fixed)
-        notes.append(f"not checked for {listed}: a number written in the program")
-    if unused:
-        listed = ", ".join(names[k] for k in unused)
-        notes.append(
-            f"not checked for {listed}: an array that the function closes over or makes itself, "
-            "for which the rule gives no derivative; make it an argument to have it checked"
-        )
-    return chosen, notes
+    for left_out, why in (
+        (numbers, "a number written in the program"),
+        (
+            unused,
+            "an array that the function closes over or makes itself, for which the rule gives no "
+            "derivative; make it an argument to have it checked",
+        ),
+        (
+            sorted(raising - set(candidates)),
+            "an array that the function closes over or makes itself, and the rule raises where it "
+            "is differentiated by it; make it an argument to have it checked",
+        ),
+    ):
+        if left_out:
+            notes.append(f"not checked for {', '.join(names[k] for k in left_out)}: {why}")
+    return tuple(k for k in candidates if k not in unused), notes
 
 
-def _unreached(operation: str) -> RuleAudit:
+def _unreached(operation: str, of_jax: bool) -> RuleAudit:
     return RuleAudit(
-        f"a rule inside {operation}", "custom rule", None, (), (), False, False, 0, False, 0, (),
+        f"a rule inside {operation}", "custom rule", None, (), (), False, of_jax, 0, False, 0, (),
         UNCHECKED,
         f"the operation {operation} cannot be entered: give its function to check_vjp by itself",
+        None, (),
+    )  # fmt: skip
+
+
+def _applied(rule: program.Definition) -> RuleAudit:
+    """The entry for a rule that JAX applied where the function differentiates inside itself."""
+    return RuleAudit(
+        rule.name, "custom rule", _place(rule.file, rule.line), (), (), False, False, 0, False, 0,
+        (), UNCHECKED,
+        "JAX has already applied it where the function differentiates inside itself (jax.grad, "
+        "jax.vjp or jax.jvp), so that no call of it is left: audit the function that is "
+        "differentiated there",
         None, (),
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ Source: "Complex numbers and differentiation" in JAX's autodiff cookbook.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -68,20 +68,43 @@ def in_real_parts(
     def real(*parts: Any) -> Any:
         return split(f(*joined(parts)))
 
-    def pull(cotangent: Any, *parts: Any) -> Any:
-        given = jax.tree.map(_conjugate_joined, cotangent, is_leaf=_is_parts)
-        result = rule.pull(given, *joined(parts))
-        if rule.kind == "vjp=" and len(parts) == 1 and not isinstance(result, (tuple, list)):
-            result = (result,)
-        return tuple(_split_cotangents(c, part) for c, part in zip(result, parts, strict=True))
+    def with_parts(
+        pull: Callable[..., Any], forward: Callable[..., Any] | None
+    ) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+        def pull_parts(cotangent: Any, *parts: Any) -> Any:
+            given = jax.tree.map(_conjugate_joined, cotangent, is_leaf=_is_parts)
+            result = pull(given, *joined(parts))
+            if rule.kind == "vjp=" and len(parts) == 1 and not isinstance(result, (tuple, list)):
+                result = (result,)
+            return tuple(_split_cotangents(c, part) for c, part in zip(result, parts, strict=True))
 
-    forward = rule.forward
+        if forward is None:
+            return pull_parts, None
+        return pull_parts, lambda *parts: split(forward(*joined(parts)))
+
+    # the complex leaf that each real one is a part of
+    whole = [
+        k for k, x in enumerate(jax.tree.leaves(tuple(args))) for _ in jax.tree.leaves(split(x))
+    ]
+    narrowed = rule.narrowed
+
+    def narrowed_parts(
+        selected: Collection[int],
+    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        assert narrowed is not None
+        pull, forward = narrowed({whole[k] for k in selected})
+        made = with_parts(pull, forward)
+        assert made[1] is not None
+        return made[0], made[1]
+
+    pull, forward = with_parts(rule.pull, rule.forward)
     return (
         replace(
             rule,
             pull=pull,
-            forward=None if forward is None else lambda *parts: split(forward(*joined(parts))),
+            forward=forward,
             custom=None,
+            narrowed=None if narrowed is None else narrowed_parts,
         ),
         real,
         tuple(split(tuple(args))),

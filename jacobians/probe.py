@@ -19,6 +19,7 @@ import numpy as np
 
 from jacobians import program
 from jacobians.capture import RuleCall, Site
+from jacobians.flow import UNUSED
 from jacobians.strip import strip_custom_rules
 
 # relative difference of a cotangent's entry that makes a call a suspect: in float64, and in units
@@ -32,9 +33,9 @@ class Probe:
     """A call compared in one random direction.
 
     Attributes:
-        differences: for each float operand, by position, the largest relative difference of its
-            cotangent's entries, in units of what is suspicious; infinite where only one side is
-            finite.
+        differences: for each operand differentiated by, by position, the largest relative
+            difference of its cotangent's entries, in units of what is suspicious; infinite where
+            only one side is finite.
         forward: what is wrong with the value that the forward pass returns, or None.
         silent: positions of operands whose cotangent by the rule is zero throughout.
     """
@@ -47,7 +48,7 @@ class Probe:
         """The largest difference for some operands; infinite when the value itself differs."""
         if self.forward is not None:
             return float("inf")
-        return max((self.differences[k] for k in operands), default=0.0)
+        return max((self.differences.get(k, 0.0) for k in operands), default=0.0)
 
 
 def prober(site: Site, compiled: bool) -> Callable[[RuleCall], Probe]:
@@ -61,29 +62,37 @@ def prober(site: Site, compiled: bool) -> Callable[[RuleCall], Probe]:
     Returns:
         The comparison of one call.
     """
-    rule = site.function()
+    rule = site.whole()
     wide = site.in_float64 is not None
+    operands, live = site.operands, set(site.results)
+    results = [
+        k
+        for k, v in enumerate(site.equation.outvars)
+        if site.uses[k] != UNUSED and _is_real_float(program.dtype_of(v))
+    ]
+    several = len(site.equation.outvars) > 1
+    names = [f"out[{k}]" if several else "out" for k in results]
     variables = site.equation.invars
     floats = [k for k, v in enumerate(variables) if _is_real_float(program.dtype_of(v))]
 
-    def both(values: Sequence[Any], draw: Callable[[Any], Any]) -> Any:
-        def of_floats(*given: Any) -> list[Any]:
+    def run(values: Sequence[Any]) -> Any:
+        def of_operands(*given: Any) -> list[Any]:
             everything = list(values)
-            for k, value in zip(floats, given, strict=True):
+            for k, value in zip(operands, given, strict=True):
                 everything[k] = value
-            return [y for y in jax.tree.leaves(rule(*everything)) if _is_real_float(y.dtype)]
+            outputs = rule(*everything)
+            return [outputs[k] for k in results]
 
-        chosen = [values[k] for k in floats]
-        mine, pull = jax.vjp(of_floats, *chosen)
-        truth, pull_truth = jax.vjp(strip_custom_rules(of_floats), *chosen)
-        cotangent = [draw(y) for y in mine]
+        chosen = [values[k] for k in operands]
+        mine, pull = jax.vjp(of_operands, *chosen)
+        truth, pull_truth = jax.vjp(strip_custom_rules(of_operands), *chosen)
+        cotangent = [
+            drawn(y) if k in live else jnp.zeros_like(y) for k, y in zip(results, mine, strict=True)
+        ]
         return mine, truth, pull(cotangent), pull_truth(cotangent)
 
     def drawn(y: Any) -> Any:
         return jnp.asarray(np.random.default_rng(0).normal(size=y.shape), y.dtype)
-
-    def run(values: Sequence[Any]) -> Any:
-        return both(values, drawn)
 
     # little optimisation: the code runs a few times only
     quick = {"xla_backend_optimization_level": 0}
@@ -95,17 +104,17 @@ def prober(site: Site, compiled: bool) -> Callable[[RuleCall], Probe]:
             if wide:
                 values = [v.astype(jnp.float64) if k in floats else v for k, v in enumerate(values)]
             mine, truth, pulled, pulled_truth = compare(values)
-            pairs = list(zip(floats, pulled, pulled_truth, strict=True))
+            pairs = list(zip(operands, pulled, pulled_truth, strict=True))
         allowed = SUSPICIOUS if wide else SUSPICIOUS_UNITS * site.eps
         differences = {k: _difference(a, b) / allowed for k, a, b in pairs}
         silent = frozenset(k for k, a, _ in pairs if not np.asarray(a).any())
-        return Probe(differences, _forward_fault(site, mine, truth, allowed), silent)
+        return Probe(differences, _forward_fault(site, mine, truth, names, allowed), silent)
 
     return probe
 
 
 def _forward_fault(
-    site: Site, mine: Sequence[Any], truth: Sequence[Any], allowed: float
+    site: Site, mine: Sequence[Any], truth: Sequence[Any], names: Sequence[str], allowed: float
 ) -> str | None:
     """What is wrong with the values that a rule's forward pass returns, or None."""
     if not site.retraced:
@@ -115,7 +124,7 @@ def _forward_fault(
     floor = 64 * (_FLOAT64 if site.retraced else site.eps)
     for number, (y, z) in enumerate(zip(mine, truth, strict=True)):
         if _difference(y, z, floor) > allowed:
-            return _forward_text(y, z, "out" if len(mine) == 1 else f"out[{number}]")
+            return _forward_text(y, z, names[number])
     return None
 
 

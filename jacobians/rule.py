@@ -5,8 +5,9 @@ calls such functions is differentiated by JAX with their rules, and `vjp=` is a 
 the function. `find_rule` makes one form of them all.
 """
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,8 @@ class Rule:
         given: the call it is bound to.
         may_skip: whether None stands for a zero cotangent, as it does for JAX.
         custom: the function with the custom rules, for JAX to differentiate, or None.
+        narrowed: from the positions of some input leaves to `pull` and `forward` with respect to
+            these alone, where JAX differentiates; None where a rule gives all cotangents at once.
     """
 
     kind: str
@@ -39,11 +42,17 @@ class Rule:
     given: Call | None = None
     may_skip: bool = True
     custom: Callable[..., Any] | None = None
+    narrowed: Callable[[Collection[int]], tuple[Callable[..., Any], Callable[..., Any]]] | None = (
+        None
+    )
 
     def bound(self, call: Call) -> "Rule":
-        """The rule bound to the values of a call."""
+        """The rule bound to the values of a call, and to the inputs that are selected in it."""
         _refuse_nothing(self, call)
-        return replace(self, given=call)
+        if self.narrowed is None:
+            return replace(self, given=call)
+        pull, forward = self.narrowed(frozenset(call.selected))
+        return replace(self, given=call, pull=pull, forward=forward)
 
     @property
     def call(self) -> Call:
@@ -85,7 +94,7 @@ class Rule:
         ones = [unit_like(leaf, 1.0) for leaf in self.call.outputs]
         cotangent = jax.tree.unflatten(self.call.out_tree, ones)
         try:
-            jax.eval_shape(lambda: _pull_by_jax(custom)(cotangent, *values))
+            jax.eval_shape(lambda: _by_jax(custom, self.call.selected)[0](cotangent, *values))
         except Exception as error:
             return first_line(error)
         return None
@@ -181,7 +190,9 @@ def find_rule(
                 ),
                 plain,
             )
-    return Rule(kind or "rules inside", _pull_by_jax(f), _forward_by_jax(f), custom=f), f
+    pull, forward_pass = _by_jax(f)
+    narrowed = functools.partial(_by_jax, f)
+    return Rule(kind or "rules inside", pull, forward_pass, custom=f, narrowed=narrowed), f
 
 
 def without_static(
@@ -201,7 +212,8 @@ def without_static(
         ArgumentError: `argnums` names one that has no derivative.
     """
     declared = getattr(f, "nondiff_argnums", ()) if _custom_kind(f) is not None else ()
-    held = {int(k) % max(len(args), 1) for k in declared or ()}
+    # one that has a default and is not given stays at its default
+    held = {k for k in map(int, declared or ()) if k < len(args)}
     if not held:
         return f, tuple(args), argnums
     kept = [k for k in range(len(args)) if k not in held]
@@ -215,7 +227,7 @@ def without_static(
     parameters = list(inspect.signature(f).parameters.values())
     named: Any = function
     named.__name__ = getattr(f, "__name__", "f")
-    if len(parameters) == len(args):
+    if len(parameters) >= len(args):
         named.__signature__ = inspect.Signature([parameters[k] for k in kept])
     if argnums is not None:
         numbers = [argnums] if isinstance(argnums, int) else list(argnums)
@@ -240,18 +252,40 @@ def _custom_kind(f: Callable[..., Any]) -> str | None:
 
 def _is_plain(f: Any) -> bool:
     """Whether a custom_vjp's rules may be called directly, with plain arrays."""
-    return isinstance(f, jax.custom_vjp) and not getattr(f, "symbolic_zeros", False)
+    special = ("symbolic_zeros", "nondiff_argnums", "with_logs", "with_accums")
+    return isinstance(f, jax.custom_vjp) and not any(getattr(f, name, False) for name in special)
 
 
-def _forward_by_jax(f: Callable[..., Any]) -> Callable[..., Any]:
-    """The value that `f` returns while JAX differentiates it."""
+def _by_jax(
+    f: Callable[..., Any], selected: Collection[int] | None = None
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Cotangents and value as JAX computes them, with whatever custom rules `f` calls.
+
+    Args:
+        f: the function.
+        selected: positions of the leaves of its arguments to differentiate with respect to; None
+            for all that have a derivative. A rule may refuse to be differentiated by the others.
+    """
+
+    def linearised(args: Sequence[Any]) -> tuple[Any, Callable[..., Any], list[int], Any, int]:
+        leaves, tree = jax.tree.flatten(tuple(args))
+        moving = [k for k in _moving(args) if selected is None or k in selected]
+        value, backward = jax.vjp(_of_moving(f, leaves, tree, moving), *(leaves[k] for k in moving))
+        return value, backward, moving, tree, len(leaves)
 
     def forward(*args: Any) -> Any:
-        leaves, tree = jax.tree.flatten(args)
-        moving = _moving(args)
-        return jax.vjp(_of_moving(f, leaves, tree, moving), *(leaves[k] for k in moving))[0]
+        return linearised(args)[0]
 
-    return forward
+    def pull(cotangent: Any, *args: Any) -> Any:
+        _, backward, moving, tree, count = linearised(args)
+        made: list[Any] = [None] * count
+        for k, piece in zip(moving, backward(cotangent), strict=True):
+            made[k] = piece
+        if any(piece is None for piece in made):
+            return _with_gaps(tree, made)
+        return tuple(jax.tree.unflatten(tree, made))
+
+    return pull, forward
 
 
 def _of_moving(
@@ -264,23 +298,6 @@ def _of_moving(
         return f(*jax.tree.unflatten(tree, everything))
 
     return of_moving
-
-
-def _pull_by_jax(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Cotangents as JAX computes them, with whatever custom rules `f` calls."""
-
-    def pull(cotangent: Any, *args: Any) -> Any:
-        leaves, tree = jax.tree.flatten(args)
-        moving = _moving(args)
-        _, backward = jax.vjp(_of_moving(f, leaves, tree, moving), *(leaves[k] for k in moving))
-        made: list[Any] = [None] * len(leaves)
-        for k, piece in zip(moving, backward(cotangent), strict=True):
-            made[k] = piece
-        if any(piece is None for piece in made):
-            return _with_gaps(tree, made)
-        return tuple(jax.tree.unflatten(tree, made))
-
-    return pull
 
 
 def _moving(args: Sequence[Any]) -> list[int]:

@@ -18,6 +18,8 @@ from jacobians.program import Program
 
 # operations with programs inside that `run` rebuilds
 ENTERED = ("scan", "while", "cond")
+# operations that stand for the program inside them with something else said about it
+REPLACED = frozenset(program.CUSTOM_RULES | {"custom_vmap_call"})
 
 
 def strip_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,9 +97,10 @@ def run(inner: Program, values: Sequence[Any], after: After | None = None) -> li
 
 
 def _evaluate(equation: Any, values: list[Any], after: After | None) -> list[Any]:
-    own_rule = equation.primitive.name in program.CUSTOM_RULES
+    own_rule = equation.primitive.name in REPLACED
     inside = program.inner_programs(equation)
-    if not own_rule and not (inside if after else any(map(has_custom_rules, inside))):
+    entered = inside if after else [p for p in inside if program.contains(p, REPLACED)]
+    if not own_rule and not entered:
         results = program.evaluate(equation, values)
         return after(results) if after else results
     called = program.called_program(equation)

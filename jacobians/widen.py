@@ -69,11 +69,15 @@ def run_wide(inner: Program, values: Sequence[Any]) -> list[Any]:
     return [read(atom) for atom in inner.outputs]
 
 
-def wide_rule(equation: Equation) -> Callable[..., Any]:
+def wide_rule(
+    equation: Equation, operands: Sequence[int], results: Sequence[int]
+) -> Callable[..., Any]:
     """A custom rule as a function of float64 operands, made of its program and its derivative's.
 
     Args:
         equation: a call of a `custom_vjp` or `custom_jvp` function.
+        operands: positions of the float operands that it is differentiated by.
+        results: positions of the float results that it is differentiated for.
 
     Returns:
         A `jax.custom_vjp` function of the equation's operands. What it returns and pulls back is
@@ -85,51 +89,49 @@ def wide_rule(equation: Equation) -> Callable[..., Any]:
     """
     primal = program.called_program(equation)
     assert primal is not None
-    floats = [k for k, v in enumerate(equation.invars) if _is_float(program.dtype_of(v))]
-    results = [k for k, v in enumerate(equation.outvars) if _is_float(program.dtype_of(v))]
-    by_rule = derivative_program(equation)
+    by_rule = derivative_program(equation, operands, results)
 
     def pack(outputs: Sequence[Any]) -> Any:
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     @jax.custom_vjp
-    def rule(*operands: Any) -> Any:
-        return pack(run_wide(primal, operands))
+    def rule(*values: Any) -> Any:
+        return pack(run_wide(primal, values))
 
-    def forward(*operands: Any) -> tuple[Any, Any]:
-        outputs = run_wide(by_rule, [*operands, *_zeros(equation, results)])
-        return pack(outputs[: len(equation.outvars)]), operands
+    def forward(*values: Any) -> tuple[Any, Any]:
+        outputs = run_wide(by_rule, [*values, *_zeros(equation, results)])
+        return pack(outputs[: len(equation.outvars)]), values
 
-    def backward(operands: Any, cotangent: Any) -> tuple[Any, ...]:
+    def backward(values: Any, cotangent: Any) -> tuple[Any, ...]:
         given = cotangent if isinstance(cotangent, tuple) else (cotangent,)
-        outputs = run_wide(by_rule, [*operands, *(given[k] for k in results)])
-        pulled = iter(outputs[len(equation.outvars) :])
-        return tuple(next(pulled) if k in floats else None for k in range(len(operands)))
+        outputs = run_wide(by_rule, [*values, *(given[k] for k in results)])
+        pulled = dict(zip(operands, outputs[len(equation.outvars) :], strict=True))
+        return tuple(pulled.get(k) for k in range(len(values)))
 
     rule.defvjp(forward, backward)
     return rule
 
 
-def derivative_program(equation: Equation) -> Program:
+def derivative_program(
+    equation: Equation, operands: Sequence[int], results: Sequence[int]
+) -> Program:
     """The program of a rule's forward and backward pass.
 
-    Its inputs are the operands and the cotangents of the float results, its outputs the results
-    and the cotangents of the float operands.
+    Its inputs are the operands and the cotangents of the results at `results`, its outputs the
+    results and the cotangents of the operands at `operands`.
     """
-    floats = [k for k, v in enumerate(equation.invars) if _is_float(program.dtype_of(v))]
-    results = [k for k, v in enumerate(equation.outvars) if _is_float(program.dtype_of(v))]
     count = len(equation.invars)
 
     def both(*given: Any) -> tuple[Any, ...]:
-        operands, cotangents = list(given[:count]), given[count:]
+        values, cotangents = list(given[:count]), given[count:]
 
-        def of_floats(*values: Any) -> tuple[list[Any], list[Any]]:
-            for k, value in zip(floats, values, strict=True):
-                operands[k] = value
-            outputs = program.evaluate(equation, operands)
+        def of_floats(*moved: Any) -> tuple[list[Any], list[Any]]:
+            for k, value in zip(operands, moved, strict=True):
+                values[k] = value
+            outputs = program.evaluate(equation, values)
             return [outputs[k] for k in results], outputs
 
-        _, pull, outputs = jax.vjp(of_floats, *(operands[k] for k in floats), has_aux=True)
+        _, pull, outputs = jax.vjp(of_floats, *(values[k] for k in operands), has_aux=True)
         return (*outputs, *pull(list(cotangents)))
 
     variables = [*equation.invars, *(equation.outvars[k] for k in results)]

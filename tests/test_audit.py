@@ -256,7 +256,7 @@ def test_a_difference_that_is_meant_is_declared_with_its_reason():
     assert verdicts(rounded, X) == {"rounded": "wrong"}
     found = audit(rounded, X, expect={"rounded": "straight-through estimator"})
     assert found
-    assert found.rules[0].verdict == "as declared"
+    assert found.rules[0].verdict == "differs as declared"
     assert "differs as declared: straight-through estimator" in str(found)
     # what is right needs no excuse
     assert verdicts(good, X, expect={"triple": "none"}) == {"triple": "right"}

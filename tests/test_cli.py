@@ -168,7 +168,7 @@ def test_audit_as_json_with_a_declared_difference(capsys):
     )  # fmt: skip
     assert status == 0
     found = json.loads(out)
-    assert [rule["verdict"] for rule in found["rules"]] == ["right", "as declared"]
+    assert [rule["verdict"] for rule in found["rules"]] == ["right", "differs as declared"]
     assert found["rules"][1]["declared"] == "doubled on purpose"
     assert [len(rule["checked"]) for rule in found["rules"]] == [1, 1]
 

@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from jacobians.audit import DECLARED, KINKS, RIGHT, UNCHECKED, WRONG, Audit, CheckedCall, RuleAudit
+from jacobians.audit import (
+    DECLARED,
+    IDLE,
+    KINKS,
+    RIGHT,
+    UNCHECKED,
+    WRONG,
+    Audit,
+    CheckedCall,
+    RuleAudit,
+)
 from jacobians.report.check_text import check_text, worst_dict, worst_text
 from jacobians.report.text import LABEL, WIDTH, Style, plain, wrap
 
@@ -34,7 +44,7 @@ def audit_text(audit: Audit, style: Style = plain) -> str:
     for rule in audit.rules:
         if rule.verdict == WRONG:
             lines += ["", *_wrong_lines(rule, style)]
-        elif rule.verdict in (UNCHECKED, DECLARED):
+        elif rule.verdict in (UNCHECKED, DECLARED, IDLE):
             lines += ["", *_line(f"{rule.name}: {rule.verdict}", rule, style)]
             lines += _put("why", rule.diagnosis or "", style)
             if rule.worst is not None:
@@ -63,7 +73,7 @@ def _summary(audit: Audit) -> str:
     exact = all(rule.calls_exact for rule in audit.rules)
     # a rule that was called with operands of several types has a line for each, and its worst
     # verdict counts
-    severity = [WRONG, UNCHECKED, DECLARED, KINKS, RIGHT]
+    severity = [WRONG, UNCHECKED, DECLARED, KINKS, RIGHT, IDLE]
     verdicts: dict[Any, str] = {}
     for rule in audit.rules:
         known = verdicts.setdefault((rule.name, rule.source), rule.verdict)
