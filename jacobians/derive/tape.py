@@ -5,7 +5,7 @@ on the way. A value is an input, a constant, the result of an operation, or a fu
 values that only derivatives need (`1[x > 0]`, `1 / s`). Nothing is computed until asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,14 @@ class Tape:
         self.calls: dict[int, tuple[str, tuple[int, ...]]] = {}
         self._functions: dict[tuple[str, tuple[int, ...]], int] = {}
         self._known: dict[int, np.ndarray[Any, Any] | None] = {}
+
+    def renamed(self, names: Mapping[int, str]) -> "Tape":
+        """The same values, some under other names; the tape itself is left as it is."""
+        other = Tape()
+        other.values, other.nodes = list(self.values), list(self.nodes)
+        other.names, other.calls = {**self.names, **names}, dict(self.calls)
+        other._functions, other._known = dict(self._functions), dict(self._known)
+        return other
 
     def new(self, value: Value) -> int:
         """Numbers a value."""
