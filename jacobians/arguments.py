@@ -9,10 +9,11 @@ flattens the arguments, names each leaf the way one would write it in Python (`x
     (['params["W"]', 'x'], ['out'])
 """
 
+import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +168,67 @@ def bind(
     return Call(f, tuple(inputs), tuple(selected), outputs, in_tree, out_tree)
 
 
+def is_integer(x: Any) -> bool:
+    """Whether something is one whole number, of Python, NumPy or JAX; True and False are none."""
+    if isinstance(x, (np.ndarray, jax.Array)):
+        known = not isinstance(x, jax.core.Tracer)
+        return known and x.ndim == 0 and bool(jnp.issubdtype(x.dtype, jnp.integer))
+    return isinstance(x, (int, np.integer)) and not isinstance(x, bool)
+
+
+def argument_numbers(argnums: int | Sequence[int]) -> tuple[int, ...]:
+    """The positions that `argnums` names: `0`, `np.int64(0)`, `(0, 2)`, `np.array([0, 2])`.
+
+    Raises:
+        ArgumentError: it is no whole number, and no sequence of them.
+    """
+    if is_integer(argnums):
+        return (int(cast(Any, argnums)),)
+    try:
+        numbers: tuple[Any, ...] = tuple(cast(Any, argnums))
+    except TypeError:
+        numbers = ()
+    if not numbers or not all(map(is_integer, numbers)):
+        raise ArgumentError(
+            f"argnums must be an integer or a sequence of integers, got {argnums!r}: the position "
+            "of the argument to differentiate with respect to, or several positions"
+        )
+    return tuple(int(n) for n in numbers)
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """A number of points, calls or columns that is given by the name of an option.
+
+    Raises:
+        ArgumentError: it is no positive whole number.
+    """
+    if not is_integer(value) or value < 1:
+        raise ArgumentError(f"{name} must be a positive integer, got {value!r}")
+    return int(value)
+
+
+def one_of(name: str, value: Any, choices: Iterable[str], plural: str) -> str:
+    """A word that is given by the name of an option: one of the choices.
+
+    Args:
+        name: the name of the option.
+        value: what was given.
+        choices: the words that it may be.
+        plural: what the choices are called.
+
+    Raises:
+        ArgumentError: it is none of them; the message lists them.
+    """
+    known = list(choices)
+    if isinstance(value, str) and value in known:
+        return value
+    close = difflib.get_close_matches(value, known, n=1) if isinstance(value, str) else []
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise ArgumentError(
+        f"{name}={value!r} is unknown; the {plural} are {', '.join(map(repr, known))}{hint}"
+    )
+
+
 def function_name(f: Callable[..., Any]) -> str:
     """A readable name of a function, for messages and titles."""
     inner = f
@@ -301,9 +363,9 @@ def _normalise_argnums(
 ) -> frozenset[int] | None:
     if argnums is None:
         return None
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    numbers = argument_numbers(argnums)
     for number in numbers:
-        if not isinstance(number, int) or not -len(args) <= number < len(args):
+        if not -len(args) <= number < len(args):
             raise ArgumentError(
                 f"argnums={argnums!r} names no argument: there are {len(args)} "
                 f"({', '.join(names) or 'none'}), numbered from 0"

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
+from jacobians.arguments import is_integer
 from jacobians.capture import RuleCall, Site, capture
 from jacobians.check import VJPCheck, WorstEntry, check_vjp
 from jacobians.errors import ArgumentError, WrongDerivativeError
@@ -221,8 +222,8 @@ def audit(
             `limit` is less than 1, or `expect` names a rule that is not called.
         Exception: whatever `f` raises.
     """
-    if limit < 1:
-        raise ArgumentError(f"limit={limit}: at least one call of each rule has to be checked")
+    if not is_integer(limit) or limit < 1:
+        raise ArgumentError(f"limit={limit!r}: at least one call of each rule has to be checked")
     declared = dict(expect or {})
     found = capture(f, args)
     groups: dict[Any, list[Site]] = {}

@@ -95,7 +95,7 @@ def pick(blocks: Sequence[Any], key: tuple[int | str, int | str]) -> Any:
         raise ArgumentError(f"a block is named by (output, input), got {key!r}")
     names = []
     for given, known, what in ((key[0], outputs, "output"), (key[1], inputs, "input")):
-        if isinstance(given, int) and -len(known) <= given < len(known):
+        if isinstance(given, (int, np.integer)) and -len(known) <= given < len(known):
             names.append(known[given])
         elif given in known:
             names.append(str(given))

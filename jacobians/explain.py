@@ -24,12 +24,13 @@ from jacobians import dense, prove
 from jacobians.algebra import block as algebra
 from jacobians.algebra import entries
 from jacobians.algebra.block import Terms
-from jacobians.arguments import Call, Leaf, bind, function_name
+from jacobians.arguments import Call, Leaf, bind, function_name, is_integer
 from jacobians.derive.call import CallDerivation, derive_call
 from jacobians.derive.walk import is_inexact
 from jacobians.errors import ArgumentError
 from jacobians.evaluate import term_values
 from jacobians.formula import Formulas, formulas
+from jacobians.gates.gate import Gate
 from jacobians.observe import Observation, observe
 from jacobians.structure import Structure
 
@@ -182,9 +183,9 @@ def explain(
         ArgumentError: the arguments do not fit, or nothing is differentiable.
         Exception: whatever `f` raises while it is traced or evaluated.
     """
-    if points < 1:
-        raise ArgumentError(f"points={points}: observe at one point at least")
-    call = bind(getattr(f, "forward", f), args, argnums)
+    if not is_integer(points) or points < 1:
+        raise ArgumentError(f"points={points!r}: observe at one point at least")
+    call = bind(f.forward if isinstance(f, Gate) else f, args, argnums)
     _check_output(call)
     derivation = derive_call(call)
     notes = [*dense.no_derivative_notes(call), *derivation.notes]

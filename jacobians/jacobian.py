@@ -15,14 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jacobians import formats, program
-from jacobians.arguments import function_name, short_type
+from jacobians.arguments import (
+    argument_numbers,
+    at_least_one,
+    function_name,
+    is_integer,
+    one_of,
+    short_type,
+)
 from jacobians.bind import Bound, bind_call
 from jacobians.errors import ArgumentError
 from jacobians.fingerprint import digest, fingerprint
@@ -71,7 +77,7 @@ def jacobian(
 
     Source: `jax.jacobian`; Griewank and Walther, *Evaluating Derivatives*, chapters 7 and 8.
     """
-    options = _Options(_numbers(argnums), _is_integer(argnums), format, has_aux, chunk_size)
+    options = _Options(argument_numbers(argnums), is_integer(argnums), format, has_aux, chunk_size)
     _check(f, options)
 
     def jacobian_of_f(*args: Any, **kwargs: Any) -> Any:
@@ -94,7 +100,7 @@ def value_and_jacobian(
         A function of the arguments of `f` that returns the pair `(f(*args), jacobian)`; with
         `has_aux` the first is the pair that `f` returns.
     """
-    options = _Options(_numbers(argnums), _is_integer(argnums), format, has_aux, chunk_size)
+    options = _Options(argument_numbers(argnums), is_integer(argnums), format, has_aux, chunk_size)
     _check(f, options)
 
     def value_and_jacobian_of_f(*args: Any, **kwargs: Any) -> Any:
@@ -125,11 +131,14 @@ def hessian(
     Raises:
         ArgumentError: as `jacobian` does, and when the result is no scalar.
     """
-    options = _Options(_numbers(argnums), _is_integer(argnums), format, has_aux, chunk_size, True)
+    options = _Options(
+        argument_numbers(argnums), is_integer(argnums), format, has_aux, chunk_size, True
+    )
     _check(f, options)
 
     def hessian_of_f(*args: Any, **kwargs: Any) -> Any:
-        bound, symmetric = bind_hessian(f, options.argnums, argnums, has_aux, args, kwargs)
+        chosen = options.argnums[0] if options.single else options.argnums
+        bound, symmetric = bind_hessian(f, options.argnums, chosen, has_aux, args, kwargs)
         own = replace(options, symmetric=symmetric)
         value, result = _result(bound, own, values_too=has_aux)
         return (result, value[1]) if has_aux else result
@@ -376,28 +385,9 @@ def _assembled(blocks: list[Any], bound: Bound, single: bool) -> Any:
     return jax.tree.unflatten(bound.out_tree, rows)
 
 
-def _numbers(argnums: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(argnums, (str, float)):
-        raise ArgumentError(
-            f"argnums must be an integer or a sequence of integers, got {argnums!r}"
-        )
-    numbers: tuple[Any, ...] = (argnums,) if _is_integer(argnums) else tuple(cast(Any, argnums))
-    return tuple(int(n) if _is_integer(n) else n for n in numbers)
-
-
-def _is_integer(x: Any) -> bool:
-    return isinstance(x, (int, np.integer)) and not isinstance(x, (bool, np.bool_))
-
-
 def _check(f: Callable[..., Any], options: _Options) -> None:
     if not callable(f):
         raise ArgumentError(f"expected a function, got {f!r} of type {type(f).__name__}")
-    if options.format not in (*formats.MAKERS, "operator"):
-        known = ", ".join(repr(name) for name in (*formats.MAKERS, "operator"))
-        raise ArgumentError(f"format={options.format!r} is unknown; the formats are {known}")
-    if not options.argnums or not all(map(_is_integer, options.argnums)):
-        raise ArgumentError("argnums must be an integer or a sequence of integers")
-    if options.chunk_size is not None and (
-        not _is_integer(options.chunk_size) or options.chunk_size < 1
-    ):
-        raise ArgumentError(f"chunk_size must be a positive integer, got {options.chunk_size!r}")
+    one_of("format", options.format, (*formats.MAKERS, "operator"), "formats")
+    if options.chunk_size is not None:
+        at_least_one("chunk_size", options.chunk_size)

@@ -4,7 +4,7 @@
 """
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -12,11 +12,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from jacobians.arguments import Call, Leaf, function_name
+from jacobians.arguments import (
+    Call,
+    Leaf,
+    argument_numbers,
+    at_least_one,
+    function_name,
+    is_integer,
+    one_of,
+)
 from jacobians.bind import Bound, bind_call
 from jacobians.coloring import lower_bound, symmetric_lower_bound
 from jacobians.derive.call import CallDerivation
 from jacobians.derive.walk import Derivation
+from jacobians.errors import ArgumentError
 from jacobians.formula import formulas, needed
 from jacobians.jacobian import bind_hessian, entry_for
 from jacobians.prepare import Prepared, check_types
@@ -185,11 +194,17 @@ def plan(
         The plan; `print` it.
 
     Raises:
-        ArgumentError: as `jacobian` does.
+        ArgumentError: `of` is neither; and as `jacobian` does.
     """
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if of == "hessian":
-        bound, symmetric = bind_hessian(f, numbers, argnums, has_aux, args, {})
+    if not callable(f):
+        raise ArgumentError(f"expected a function, got {f!r} of type {type(f).__name__}")
+    numbers = argument_numbers(argnums)
+    if chunk_size is not None:
+        chunk_size = at_least_one("chunk_size", chunk_size)
+    if one_of("of", of, ("jacobian", "hessian"), "choices") == "hessian":
+        bound, symmetric = bind_hessian(
+            f, numbers, numbers[0] if is_integer(argnums) else numbers, has_aux, args, {}
+        )
     else:
         bound, symmetric = bind_call(f, numbers, has_aux, args, {}), False
     check_types(bound.out_types, bound.out_names)
@@ -202,10 +217,9 @@ def _described(prepared: Prepared, bound: Bound, out_names: Sequence[str], funct
     ins = [_leaf(n, t) for n, t in zip(bound.in_names, prepared.in_types, strict=True)]
     outs = [_leaf(n, t) for n, t in zip(out_names, prepared.out_types, strict=True)]
     first = len(bound.plain.constants)
-    for number, name in zip(prepared.derivation.inputs[first:], bound.given_names, strict=False):
-        # an equal program may have been planned under other names
-        prepared.derivation.tape.names[number] = name
-    derivation = _as_call(prepared, ins, outs)
+    # an equal program may have been planned under other names, or be now, in another thread
+    given = dict(zip(prepared.derivation.inputs[first:], bound.given_names, strict=False))
+    derivation = _as_call(prepared, ins, outs, given)
     blocks = []
     for k, b in enumerate(prepared.blocks):
         formula: str | None = None
@@ -264,11 +278,14 @@ def _bound(prepared: Prepared) -> int:
     return min(lower_bound(rows, columns, (m, n)), lower_bound(columns, rows, (n, m)))
 
 
-def _as_call(prepared: Prepared, ins: Sequence[Leaf], outs: Sequence[Leaf]) -> CallDerivation:
-    """The linear derivation in the form that formulas are written from."""
+def _as_call(
+    prepared: Prepared, ins: Sequence[Leaf], outs: Sequence[Leaf], names: Mapping[int, str]
+) -> CallDerivation:
+    """The linear derivation in the form that formulas are written from, its inputs so named."""
     found = prepared.derivation
+    tape = found.tape.renamed(names)
     numbers = tuple(found.inputs[k] for k in prepared.any_linear.selected)
-    derivation = Derivation(found.tape, numbers, found.values, found.terms, (), ())
+    derivation = Derivation(tape, numbers, found.values, found.terms, (), ())
     call = Call(
         lambda *_: None, tuple(ins), tuple(range(len(ins))), tuple(outs), None,
         jax.tree.structure(0),

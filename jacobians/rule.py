@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
-from jacobians.arguments import Call, Leaf, argument_names, named_leaves
+from jacobians.arguments import Call, Leaf, argument_names, argument_numbers, named_leaves
 from jacobians.errors import ArgumentError
+from jacobians.gates.gate import Gate
 from jacobians.strip import has_custom_rules
 
 
@@ -174,9 +175,8 @@ def find_rule(
         if not callable(vjp):
             raise ArgumentError(f"vjp= must be a function (cotangent, *args), got {vjp!r}")
         return Rule("vjp=", vjp, may_skip=False), f
-    forward, gate_vjp = getattr(f, "forward", None), getattr(f, "vjp", None)
-    if callable(forward) and callable(gate_vjp):
-        return Rule("Gate", gate_vjp, may_skip=False), forward
+    if isinstance(f, Gate):
+        return Rule("Gate", f.vjp, may_skip=False), f.forward
     kind = _custom_kind(f)
     if kind == "custom_vjp" and _is_plain(f):
         fwd, bwd, plain = (getattr(f, name, None) for name in ("fwd", "bwd", "fun"))
@@ -230,7 +230,7 @@ def without_static(
     if len(parameters) >= len(args):
         named.__signature__ = inspect.Signature([parameters[k] for k in kept])
     if argnums is not None:
-        numbers = [argnums] if isinstance(argnums, int) else list(argnums)
+        numbers = argument_numbers(argnums)
         for k in numbers:
             if k % len(args) in held:
                 raise ArgumentError(

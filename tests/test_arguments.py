@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobians.arguments import bind, function_name, short_type
+from jacobians import Gate, backprop, check_vjp, explain, hessian, jacobian, plan
+from jacobians.arguments import argument_numbers, bind, function_name, one_of, short_type
 from jacobians.errors import ArgumentError
 
 
@@ -80,3 +81,79 @@ def test_names_of_partials_and_types():
     assert function_name(functools.partial(jnp.sum, axis=0)) == "sum"
     assert short_type((2,), jnp.bfloat16) == "bf16[2]"
     assert short_type((), np.bool_) == "bool[]"
+
+
+@pytest.mark.parametrize("one", [0, np.int64(0), np.uint8(0), np.array(0), jnp.array(0)])
+def test_argnums_may_be_whole_numbers_of_any_kind(one):
+    assert argument_numbers(one) == argument_numbers([one]) == argument_numbers(np.array([0]))
+    assert bind(jnp.add, (1.0, 2.0), one).selected == (0,)
+
+
+def test_a_numpy_integer_as_argnums_gives_what_a_python_integer_gives():
+    one = np.int64(0)
+    f = lambda x, y: jnp.sum(jnp.tanh(x) * y)  # noqa: E731
+    x, y = jnp.array([0.5, -1.0]), jnp.array([2.0, 3.0])
+    assert [b.input for b in explain(f, x, y, argnums=one).blocks] == ["x"]
+    assert backprop(f, x, y, argnums=one).gradients.keys() == {"x"}
+    assert plan(f, x, y, argnums=one, of="hessian").blocks[0].input == "x"
+    for ours, theirs in ((jacobian, jax.jacobian), (hessian, jax.hessian)):
+        made = ours(f, argnums=one, format="dense")(x, y)
+        np.testing.assert_allclose(made, theirs(f, argnums=0)(x, y), rtol=1e-6)
+        assert jax.tree.structure(made) == jax.tree.structure(theirs(f)(x, y))
+        pair = ours(f, argnums=(one,), format="dense")(x, y)
+        assert jax.tree.structure(pair) == jax.tree.structure(theirs(f, argnums=(0,))(x, y))
+    check = check_vjp(f, x, y, argnums=one, vjp=lambda c, x, y: (c * y / jnp.cosh(x) ** 2, y))
+    assert [b.input for b in check.blocks] == ["x"]
+    assert check
+
+
+@pytest.mark.parametrize("argnums", [True, np.bool_(False), "0", 1.0, (0, True), (), None, "ab"])
+def test_argnums_that_are_no_whole_numbers_are_refused(argnums):
+    uses = [lambda: plan(jnp.sin, 1.0, argnums=argnums), lambda: jacobian(jnp.sin, argnums=argnums)]
+    if argnums is not None:
+        uses += [lambda: bind(jnp.sin, (1.0,), argnums)]
+    for use in uses:
+        with pytest.raises(ArgumentError, match="argnums must be an integer or a sequence"):
+            use()
+
+
+def test_an_unknown_word_is_refused_with_the_choices():
+    f, x = lambda x: jnp.sum(x**3), jnp.ones(2)
+    with pytest.raises(ArgumentError, match=r"'jacobian', 'hessian' \(did you mean 'hessian'\?\)"):
+        plan(f, x, of="hesian")
+    with pytest.raises(ArgumentError, match="did you mean 'dense'"):
+        jacobian(f, format="dens")
+    for value in (None, 3, ["jacobian"]):
+        with pytest.raises(ArgumentError, match="is unknown; the choices are 'jacobian'"):
+            plan(f, x, of=value)
+    with pytest.raises(ArgumentError, match="the groups are 'scalar', 'vector', 'loss'"):
+        Gate("g", jnp.sin, lambda c, x: (c,), "()->()", role="", why="", group="vektor")
+    assert one_of("of", "hessian", ("jacobian", "hessian"), "choices") == "hessian"
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
+def test_numbers_of_columns_are_positive_whole_numbers(value):
+    with pytest.raises(ArgumentError, match="chunk_size must be a positive integer"):
+        plan(jnp.sin, 1.0, chunk_size=value)
+    with pytest.raises(ArgumentError, match="one point at least"):
+        explain(jnp.sin, 1.0, points=0 if value is True else value)
+
+
+class Layer:
+    """As torch has it: called as a whole, with attributes of any name."""
+
+    def __init__(self, forward, vjp=None):
+        self.forward, self.vjp = forward, vjp
+
+    def __call__(self, x):
+        return jnp.sin(x)
+
+
+@pytest.mark.parametrize(
+    "layer", [Layer(jnp.zeros(3)), Layer(lambda x: jnp.cumsum(x), lambda c, x: (c,))]
+)
+def test_a_callable_with_attributes_of_a_gate_is_called_as_itself(layer):
+    assert explain(layer, jnp.ones(3)).blocks[0].structure.kind == "diagonal"
+    with pytest.raises(ArgumentError, match="no hand-written derivative"):
+        check_vjp(layer, jnp.ones(3))
+    assert check_vjp(layer, jnp.ones(3), vjp=lambda c, x: (c * jnp.cos(x),))

@@ -1,5 +1,8 @@
 """jacobian, value_and_jacobian, hessian: the numbers of JAX in every format and transformation."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -831,3 +834,35 @@ def test_bad_input_gets_one_clear_sentence(call, message):
 def test_what_the_function_raises_is_its_own():
     with pytest.raises(TypeError, match="incompatible shapes"):
         jacobian(lambda x: x + jnp.ones(4))(values(3))
+
+
+def test_eight_threads_share_the_analyses_and_keep_their_own_names():
+    fs = [
+        lambda x: jnp.sum(jnp.tanh(x) * jnp.roll(x, 1)),
+        lambda y: jnp.sum(jnp.tanh(y) * jnp.roll(y, 1)),
+        lambda z: jnp.sum(jnp.tanh(z) * jnp.roll(z, 1)),
+    ]
+    point = jnp.linspace(-1.0, 1.0, 6)
+
+    def work(number):
+        found = []
+        for k in range(number, number + 3):
+            f = fs[k % 3]
+            texts = str(jacobians.plan(f, point)), str(jacobians.plan(f, point, of="hessian"))
+            found.append((k % 3, texts, np.asarray(hessian(f, format="dense")(point))))
+        return found
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = [one for many in pool.map(work, range(8)) for one in many]
+    finally:
+        sys.setswitchinterval(interval)
+    expected = np.asarray(jax.hessian(fs[0])(point))
+    for k, name in enumerate("xyz"):
+        mine = [(texts, matrix) for number, texts, matrix in found if number == k]
+        assert len({texts for texts, _ in mine}) == 1
+        assert f"q = tanh({name})" in mine[0][0][0]
+        for _, matrix in mine:
+            np.testing.assert_allclose(matrix, expected, atol=1e-6)

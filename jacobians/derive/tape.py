@@ -9,7 +9,7 @@ for numbers; what decides zeros, masks and indices is `certain`, `exact` or `cer
 count only what a compiler cannot round otherwise (`derive.rounding`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,6 +118,14 @@ class Tape:
         # constants as NumPy arrays, or as JAX has them where they are no plain arrays
         self._held: dict[int, Any] = {}
         self._radius: dict[int, Radius] = {}
+
+    def renamed(self, names: Mapping[int, str]) -> "Tape":
+        """The same values, some under other names; the tape itself is left as it is."""
+        other = Tape()
+        other.values, other.nodes = list(self.values), list(self.nodes)
+        other.names, other.calls = {**self.names, **names}, dict(self.calls)
+        other._functions, other._known = dict(self._functions), dict(self._known)
+        return other
 
     def new(self, value: Value) -> int:
         """Numbers a value."""

@@ -20,13 +20,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobians.arguments import short_type
+from jacobians.arguments import one_of, short_type
 from jacobians.errors import ArgumentError
 from jacobians.gates.signature import Signature, Sizes, bind_shapes, parse_signature
 
@@ -75,6 +75,9 @@ class Gate:
                 f"gate {self.name!r}: its forward function takes {len(parameters.parameters)} "
                 f"inputs, its signature {self.signature} has {len(parsed.inputs)}"
             )
+        one_of(f"gate {self.name!r}: group", self.group, get_args(Group), "groups")
+        for domain in self.domain:
+            one_of(f"gate {self.name!r}: domain", domain, get_args(Domain), "domains")
         object.__setattr__(self, "_parsed", parsed)
         object.__setattr__(self, "_rule", _custom_vjp(self.forward, self.vjp))
         # Tools that name arguments ask inspect.signature(gate), which looks here first.
