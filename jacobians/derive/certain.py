@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jacobians import program
+from jacobians.derive.support import zeros_of_result
 from jacobians.derive.tape import MAX_KNOWN, QUICK, Node, Tape
 
 Mask = NDArray[np.bool_]
@@ -47,9 +48,18 @@ def _certain(tape: Tape, number: int, target: float, depth: int) -> Mask | None:
     found = tape.certainly(number, target)
     if found is not None:
         return found if found.any() else None
+    if target == 0.0 and number in tape.nothing:
+        return tape.nothing[number]
     if value.source != "result" or value.node is None:
         return None
-    return _of_operation(tape, value.node, target, depth + 1)
+    if (number, target) not in tape.certain_zeros:
+        mask = _of_operation(tape, value.node, target, depth + 1)
+        if mask is None and target == 0.0:
+            mask = zeros_of_result(
+                tape, value.node, number, lambda k, goal: _certain(tape, k, goal, depth + 1)
+            )
+        tape.certain_zeros[number, target] = mask
+    return tape.certain_zeros[number, target]
 
 
 def _of_operation(tape: Tape, node: Node, target: float, depth: int) -> Mask | None:

@@ -8,14 +8,16 @@ takes too long. In a `scan` the slices stay apart: step t sees the slices s ≤ 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from jacobians import program
-from jacobians.algebra import affine
+from jacobians.algebra import affine, entries
 from jacobians.algebra import coefficient as coefficients
 from jacobians.algebra.affine import subtract
 from jacobians.algebra.block import (
@@ -32,7 +34,11 @@ from jacobians.algebra.block import (
 from jacobians.algebra.coefficient import Coefficient, Factor, Product
 from jacobians.algebra.term import Term, contains, key, normal
 from jacobians.derive import sparse_products
+from jacobians.derive.certain import zeros
+from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation
+from jacobians.derive.ranges import integer_bounds, joint_range
+from jacobians.derive.support import MAX_CLOSURE, reach
 from jacobians.derive.tape import Function
 from jacobians.program import Program
 
@@ -41,6 +47,8 @@ if TYPE_CHECKING:
 
 Shapes = Sequence[tuple[int, ...]]
 Matrix = dict[tuple[int, int], Terms]
+Blocks = dict[int, Terms]
+Mask = NDArray[np.bool_]
 
 # a scan is unrolled when it is at most this long and this much work; further when it carries a
 # known counter, as `fori_loop` does: what is indexed by it is known only step by step
@@ -49,27 +57,75 @@ UNROLL_EQUATIONS = 400
 UNROLL_COUNTED = 64
 UNROLL_COUNTED_EQUATIONS = 1600
 EXACT_ROUNDS = 8
+# index vectors of a solve's matrix that are listed to find the closure
+MAX_LISTED = 1 << 22
 
 
 def cond(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     """`lax.cond` and `lax.switch`: the known branch, or all of them with their indicators."""
     choices = program.branches(equation)
-    which = walk.tape.certain(operands[0])
-    if which is not None:
-        chosen = min(max(int(which), 0), len(choices) - 1)
-        return walk.run(choices[chosen], operands[1:])
+    bounds = integer_bounds(walk.tape, operands[0])
+    last = len(choices) - 1
+    first_choice, last_choice = (0, last) if bounds is None else (
+        int(np.clip(b, 0, last)) for b in bounds
+    )  # fmt: skip
+    if first_choice == last_choice:
+        return walk.run(choices[first_choice], operands[1:])
     node = walk.record(equation, operands)
     collected: dict[int, dict[int, list[Term]]] = {}
-    for k, choice in enumerate(choices):
-        results = walk.run(choice, operands[1:])
+    by_branch: list[dict[int, Blocks]] = [{} for _ in choices]
+    possible: list[list[int]] = []
+    for k in range(first_choice, last_choice + 1):
+        hidden, done = _as_in_branch(walk, operands, k), walk.done
+        if hidden:
+            walk.done = {}
+        results = walk.run(choices[k], operands[1:])
+        made = [dict(walk.blocks.get(number, {})) for number in results]
+        walk.blocks.update(hidden)
+        walk.done = done
+        possible.append(results)
         indicator = _indicator(walk, operands[0], k)
-        for output, number in enumerate(results):
-            for source, terms in walk.blocks.get(number, {}).items():
+        for output, found in enumerate(made):
+            by_branch[k][node.outputs[output]] = found
+            for source, terms in found.items():
                 scaled = with_coefficient(terms, indicator)
                 collected.setdefault(output, {}).setdefault(source, []).extend(scaled)
     for output, by_source in collected.items():
         walk.store(node.outputs[output], by_source)
+    for output, numbers in enumerate(zip(*possible, strict=True)):
+        _what_all_say(walk, node.outputs[output], numbers)
+    for k, found in enumerate(by_branch):
+        walk.by_branch.setdefault((operands[0], k), {}).update(found)
     return list(node.outputs)
+
+
+def _as_in_branch(walk: "Walk", operands: Sequence[int], k: int) -> dict[int, Blocks]:
+    """Gives operands that an equal choice made before the blocks that they have in this branch.
+
+    The second derivative of a `cond` chooses twice by the same index, and hands over from the first
+    what the second needs: in branch k that is what branch k has made.
+
+    Returns:
+        The blocks of all branches, to be put back.
+    """
+    hidden: dict[int, Blocks] = {}
+    for number, found in walk.by_branch.get((operands[0], k), {}).items():
+        if number in operands[1:] and number in walk.blocks:
+            hidden[number] = walk.blocks[number]
+            walk.blocks[number] = found
+    return hidden
+
+
+def _what_all_say(walk: "Walk", result: int, branches: Sequence[int]) -> None:
+    """Zeros and the range of a value that one of several branches makes."""
+    masks = [zeros(walk.tape, k) for k in branches]
+    present = [m for m in masks if m is not None]
+    if present and len(present) == len(masks):
+        everywhere = np.all(np.stack(present), axis=0)
+        if everywhere.any():
+            walk.tape.nothing[result] = everywhere
+    if not walk.has_derivative(result):
+        walk.tape.ranges[result] = joint_range(walk.tape, branches)
 
 
 def _indicator(walk: "Walk", index: int, branch: int) -> Coefficient:
@@ -262,7 +318,10 @@ def _run_function(walk: "Walk", f: Callable[..., Any], operands: Sequence[int]) 
 
 
 def linear_solve(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
-    """`lax.custom_linear_solve`: x = A⁻¹·b, so dx = A⁻¹·(db − dA·x), exact in axes that A ties."""
+    """`lax.custom_linear_solve`: x = A⁻¹·b, so dx = A⁻¹·(db − dA·x).
+
+    A⁻¹ is exact in the axes that A ties, and lies within the transitive closure of A's pattern.
+    """
     matvec, constants, all_constants = program.linear_solve_parts(equation)
     node = walk.record(equation, operands)
     right = operands[all_constants:]
@@ -272,12 +331,18 @@ def linear_solve(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     depends = frozenset[int]().union(*(walk.tape.values[k].depends for k in used))
     for i, a in enumerate(right):
         for j, b in enumerate(right):
-            ties: list[tuple[int, int]] = []
-            if len(right) == 1:
-                own = step.blocks.get((0, constants), ())
-                shape = walk.shape(a)
-                ties = [t for t in common_ties(own, shape, shape) if t[0] == t[1]]
-            inverse[i, j] = (wide(walk.shape(a), walk.shape(b), ties, depends),)
+            inverse[i, j] = (wide(walk.shape(a), walk.shape(b), (), depends),)
+    if len(right) == 1:
+        shape = walk.shape(right[0])
+        own = step.blocks.get((0, constants), ())
+        term, support, untied = _inverse(own, shape, depends)
+        inverse[0, 0] = (term,)
+        zero = zeros(walk.tape, right[0])
+        solved = None if zero is None or support is None else _solved(support, zero, untied)
+        if solved is not None and solved.any():
+            walk.tape.nothing[node.outputs[0]] = solved
+            # dA·x is narrow where x is
+            step = _Step(walk, matvec, used, constants, [solved])
     from_matrix = {(i, c): t for (i, c), t in step.blocks.items() if c < constants}
     locals_ = [Local(i, all_constants + j, t) for (i, j), terms in inverse.items() for t in terms]
     everything = step.depends(walk, operands)
@@ -286,6 +351,54 @@ def linear_solve(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
             locals_.append(Local(i, c, replace(t, coefficient=coefficients.opaque(everything))))
     walk.apply(node, locals_, _differentiable(walk, node.outputs))
     return list(node.outputs)
+
+
+def _inverse(
+    own: Terms, shape: tuple[int, ...], depends: frozenset[int]
+) -> tuple[Term, Mask | None, list[int]]:
+    """The relation of A⁻¹ for a matrix A of this relation to the vector that it is applied to.
+
+    Returns:
+        The term; the closure over the axes that A does not tie, None where it is everywhere or was
+        not found; and these axes.
+    """
+    ties = [t for t in common_ties(own, shape, shape) if t[0] == t[1]]
+    tied = {a for a, _ in ties}
+    untied = [d for d in range(len(shape)) if d not in tied]
+    small = tuple(shape[d] for d in untied)
+    count = prod(small)
+    term = wide(shape, shape, ties, depends)
+    if count > MAX_CLOSURE or not own:
+        return term, None, untied
+    plain = [
+        replace(
+            t, out=tuple(t.out[d] for d in untied), inp=tuple(t.inp[d] for d in untied),
+            coefficient=coefficients.OPAQUE,
+        )
+        for t in own
+    ]  # fmt: skip
+    listed = entries.coordinates(plain, small, small, MAX_LISTED)
+    if listed is None:
+        return term, None, untied
+    mask = np.zeros((count, count), bool)
+    mask[listed] = True
+    support = reach(mask)
+    if support is None:
+        # with nothing between the rows, everything
+        return term, np.ones((count, count), bool), untied
+    index = (*(term.out[d] for d in untied), *(term.inp[d] for d in untied))
+    allowed = conditions(support.reshape(*small, *small), index)
+    narrow = None if allowed is None else normal(restrict(term, allowed))
+    return (term if narrow is None else narrow), support, untied
+
+
+def _solved(support: Mask, zero: Mask, untied: list[int]) -> Mask:
+    """Where A⁻¹·b is certainly 0, for a support of A⁻¹ over the untied axes."""
+    order = [*untied, *(d for d in range(zero.ndim) if d not in untied)]
+    laid_out = np.transpose(~zero, order)
+    right = laid_out.reshape(support.shape[0], -1).astype(np.float32)
+    nonzero = (support.astype(np.float32) @ right > 0).reshape(laid_out.shape)
+    return np.asarray(~np.transpose(nonzero, np.argsort(order)))
 
 
 def linearised(walk: "Walk", operation: Operation, outputs: Sequence[int]) -> list[Local] | None:
@@ -363,7 +476,17 @@ class _Step:
         body: Program,
         given: Sequence[int],
         constants: int,
+        nothing: Sequence[Mask] = (),
     ) -> None:
+        """Walks the body once.
+
+        Args:
+            walk: the walk around it.
+            body: the program of one step.
+            given: tape numbers of its operands outside, the constants first.
+            constants: number of operands that are the same at every step.
+            nothing: where the operands after the constants are certainly 0, if known.
+        """
         inner = type(walk)(linearising=walk.linearising, notes=walk.notes)
         numbers = []
         for k, variable in enumerate(body.inputs):
@@ -375,6 +498,11 @@ class _Step:
             else:
                 number = inner.constant(fixed, walk.tape.radius(given[k]))
             numbers.append(number)
+            zero = zeros(walk.tape, given[k]) if k < constants and fixed is None else None
+            if constants <= k < constants + len(nothing):
+                zero = nothing[k - constants]
+            if zero is not None:
+                inner.tape.nothing[number] = zero
             if fixed is None and inner.has_derivative(number):
                 inner.blocks[number] = {number: (identity(shape),)}
         results = inner.run(body, numbers)

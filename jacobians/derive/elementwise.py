@@ -273,8 +273,11 @@ def derivative(operation: Operation, operand: int, index: Index) -> Coefficient:
     if any(jnp.issubdtype(t, jnp.complexfloating) for t in dtypes):
         if operation.op in ("add", "add_any", "sub", "neg"):
             return number_coefficient(_TABLE[operation.op][operand][0])
-        linear = operation.op in ("convert_element_type", "real", "imag", "conj", "complex")
-        return coefficients.OPAQUE if linear else operation.opaque()
+        if operation.op in ("convert_element_type", "real", "imag", "conj", "complex"):
+            return coefficients.OPAQUE
+        if operation.op == "mul" or (operation.op == "div" and operand == 0):
+            return operation.opaque(1 - operand)
+        return operation.opaque()
     if operation.op == "convert_element_type":
         return coefficients.ONE
     if operation.op == "integer_pow":

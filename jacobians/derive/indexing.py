@@ -19,10 +19,23 @@ from jacobians.algebra.affine import ZERO, Affine
 from jacobians.algebra.block import identity
 from jacobians.algebra.coefficient import Coefficient
 from jacobians.algebra.term import Term
+from jacobians.derive.certain import zeros
 from jacobians.derive.masks import Conditions, conditions, lookup, restrict
 from jacobians.derive.operation import Box, Local, Operation, Rule, restrict_index
 from jacobians.derive.ranges import integer_bounds, range_of
+from jacobians.derive.support import (
+    MAX_CLOSURE,
+    is_upper,
+    matrix_support,
+    reach,
+    solver,
+    symbolic_cholesky,
+    triangle,
+)
 from jacobians.derive.tape import Function
+
+# rows of a matrix whose Cholesky factor is followed entry by entry
+MAX_SYMBOLIC = 1 << 7
 
 
 def _merge(a: Conditions, b: Conditions) -> Conditions:
@@ -310,10 +323,42 @@ def _equals(case: int) -> Any:
 
 
 def sort(operation: Operation) -> Iterator[Local]:
-    """Each result is its own operand, reordered along the axis."""
+    """Each result is its own operand, reordered along the axis: as known keys say, or anyhow."""
     axis = operation.params["dimension"]
+    order = _known_order(operation)
     for k in operation.active:
-        yield Local(k, k, _along(operation, k, k, axis))
+        if order is None:
+            yield Local(k, k, _along(operation, k, k, axis))
+            continue
+        box = Box()
+        out = box.axes(operation.out_shapes[k])
+        place, extra = lookup(order, out)
+        inp = (*out[:axis], place, *out[axis + 1 :])
+        yield Local(k, k, restrict(Term(box.sizes, out, inp), extra))
+
+
+def _known_order(operation: Operation) -> np.ndarray[Any, Any] | None:
+    """Where each sorted entry comes from along the axis, for known keys that decide it.
+
+    With keys [3, 1, 2]: [1, 2, 0].
+    """
+    params = operation.params
+    keys = [operation.known(k) for k in range(params["num_keys"])]
+    known = [key for key in keys if key is not None]
+    if len(known) < len(keys):
+        return None
+    axis = params["dimension"]
+    for key in known:
+        if not (np.issubdtype(key.dtype, np.integer) or key.dtype == np.bool_):
+            # where floats lie close together, rounding decides
+            return None
+    order = np.lexsort(known[::-1], axis=axis)
+    if not params["is_stable"]:
+        ordered = [np.take_along_axis(key, order, axis) for key in known]
+        ties = np.all(np.stack([np.diff(key, axis=axis) == 0 for key in ordered]), axis=0)
+        if ties.any():
+            return None
+    return order
 
 
 def top_k(operation: Operation) -> Iterator[Local]:
@@ -358,28 +403,113 @@ def fft(operation: Operation) -> Iterator[Local]:
 
 
 def triangular_solve(operation: Operation) -> Iterator[Local]:
-    """X with a·x = b: wide in a; for b, columns apart and triangular along them."""
+    """X with a·x = b, or x·a = b: dx = a⁻¹·(db − da·x), with the triangle of a, and its zeros.
+
+    a⁻¹ is nonzero where one row of a leads to another: for lower triangular a, where i ≥ j.
+    """
     params = operation.params
+    n = operation.in_shapes[0][-1]
+    if n > MAX_CLOSURE:
+        yield from tied_leading(operation, 2)
+        return
+    zero = zeros(operation.tape, operation.node.inputs[0])
+    left = params["left_side"]
+    inverse = solver(params, zero, n)
+    inverse = inverse if left else inverse.T
+    matrix = triangle(params, zero, n)
+    if params["unit_diagonal"]:
+        matrix = matrix & ~np.eye(n, dtype=bool)
+    shape = operation.out_shapes[0]
     for k in operation.active:
-        if k == 0:
-            inner = Operation(operation.node, operation.tape, (0,), operation.note)
-            yield from tied_leading(inner, 2)
-            continue
         box = Box()
-        shape = operation.out_shapes[0]
         lead = box.axes(shape[:-2])
-        lower = params["lower"] != params["transpose_a"]
-        if params["left_side"]:
-            i, j, column = box.axis(shape[-2]), box.axis(shape[-2]), box.axis(shape[-1])
-            out, inp = (*lead, i, column), (*lead, j, column)
-        else:
-            row, i, j = box.axis(shape[-2]), box.axis(shape[-1]), box.axis(shape[-1])
-            out, inp = (*lead, row, i), (*lead, row, j)
-            lower = not lower
-        bound = affine.subtract(i, j) if lower else affine.subtract(j, i)
-        # linear in b: the coefficient is an entry of the inverse of a
-        term = Term(box.sizes, out, inp, operation.opaque(0), bounds=(bound,))
-        yield Local(0, 1, term)
+        i, j, column = box.axis(n), box.axis(n), box.axis(shape[-1] if left else shape[-2])
+        out = (*lead, i, column) if left else (*lead, column, i)
+        # dx[i] = a⁻¹[i, j]·(…)[j]
+        first = conditions(inverse, (i, j))
+        assert first is not None
+        if k == 1:
+            inp = (*lead, j, column) if left else (*lead, column, j)
+            # linear in b: the coefficient is an entry of the inverse of a
+            yield Local(0, 1, restrict(Term(box.sizes, out, inp, operation.opaque(0)), first))
+            continue
+        # (da·x)[j] = da[j, l]·x[l], or (x·da)[j] = x[l]·da[l, j]
+        other = box.axis(n)
+        place = (j, other) if left else (other, j)
+        second = conditions(matrix, place)
+        if second is None:
+            continue
+        x = (*lead, other, column) if left else (*lead, column, other)
+        none = zeros(operation.tape, operation.node.outputs[0])
+        third = Conditions() if none is None else conditions(~none, x)
+        if third is None:
+            continue
+        entry = (*lead, *(place[::-1] if params["transpose_a"] else place))
+        extra = _merge(_merge(first, second), third)
+        yield Local(0, 0, restrict(Term(box.sizes, out, entry, operation.opaque()), extra))
+
+
+def cholesky(operation: Operation) -> Iterator[Local]:
+    """L with a = L·Lᵀ: dL = L·Φ(L⁻¹·da·L⁻ᵀ), Φ the lower triangle with half of its diagonal.
+
+    L[i, j] sees da[k, l] only for k ≤ i and l ≤ j ≤ i; where L has known zeros, only what
+    L[i, m], L⁻¹[m, k] and L⁻¹[j, l] allow, for some m ≥ j.
+    """
+    shape = operation.out_shapes[0]
+    n = shape[-1]
+    box = Box()
+    lead = box.axes(shape[:-2])
+    i, j, k, m = (box.axis(n) for _ in range(4))
+    within = (affine.subtract(i, j), affine.subtract(i, k), affine.subtract(j, m))
+    extra = Conditions(bounds=within)
+    support = None
+    if n <= MAX_SYMBOLIC:
+        support = symbolic_cholesky(
+            matrix_support(zeros(operation.tape, operation.node.inputs[0]))
+        )
+    if support is not None:
+        factor = np.tril(support)
+        inverse = reach(factor)
+        inverse = np.tri(n, dtype=bool) if inverse is None else inverse
+        # reached[i, j, k]: some m ≥ j with L[i, m] and L⁻¹[m, k]
+        products = factor[:, :, None] & inverse[None, :, :]
+        reached = np.flip(np.logical_or.accumulate(np.flip(products, 1), axis=1), 1)
+        for mask, index in ((reached, (i, j, k)), (inverse, (j, m))):
+            allowed = conditions(mask, index)
+            if allowed is None:
+                return
+            extra = _merge(extra, allowed)
+    term = Term(box.sizes, (*lead, i, j), (*lead, k, m), operation.opaque())
+    yield Local(0, 0, restrict(term, extra))
+
+
+def lu(operation: Operation) -> Iterator[Local]:
+    """L and U of a matrix, with rows exchanged: a itself where it is upper triangular."""
+    if is_upper(matrix_support(zeros(operation.tape, operation.node.inputs[0]))):
+        same = identity(operation.in_shapes[0])
+        yield Local(0, 0, same)
+        return
+    yield from tied_leading(operation, 2)
+
+
+def qr(operation: Operation) -> Iterator[Local]:
+    """Column j of Q and of R sees the columns up to j; R is upper triangular besides."""
+    if operation.params.get("pivoting"):
+        yield from tied_leading(operation, 2)
+        return
+    for output in (0, 1):
+        box = Box()
+        shape = operation.out_shapes[output]
+        lead = box.axes(shape[:-2])
+        row, column = box.axis(shape[-2]), box.axis(shape[-1])
+        k, m = (box.axis(size) for size in operation.in_shapes[0][-2:])
+        bounds = [affine.subtract(column, m)]
+        if output == 1:
+            bounds.append(affine.subtract(column, row))
+        term = Term(
+            box.sizes, (*lead, row, column), (*lead, k, m), operation.opaque(), bounds=tuple(bounds)
+        )
+        yield Local(output, 0, term)
 
 
 RULES: dict[str, Rule] = {
@@ -403,11 +533,11 @@ RULES: dict[str, Rule] = {
     "approx_top_k": top_k,
     "fft": fft,
     "triangular_solve": triangular_solve,
+    "cholesky": cholesky,
+    "lu": lu,
+    "qr": qr,
     **dict.fromkeys(
         [
-            "cholesky",
-            "lu",
-            "qr",
             "geqrf",
             "geqp3",
             "eigh",

@@ -84,6 +84,18 @@ def integer_bounds(
     return np.broadcast_to(low, shape), np.broadcast_to(high, shape)
 
 
+def joint_range(tape: Tape, numbers: Sequence[int]) -> Range | None:
+    """The range of a value that is one of several."""
+    found = [range_of(tape, k) for k in numbers]
+    present = [r for r in found if r is not None]
+    if len(present) < len(found):
+        return None
+    low, high = present[0].low, present[0].high
+    for r in present[1:]:
+        low, high = np.minimum(low, r.low), np.maximum(high, r.high)
+    return Range(low, high, any(r.nan for r in present))
+
+
 def _range(tape: Tape, number: int, depth: int) -> Range | None:
     if number in tape.ranges:
         kept: Range | None = tape.ranges[number]

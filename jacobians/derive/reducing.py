@@ -152,6 +152,8 @@ def _with_factor(
         return
     factor: Coefficient
     factor = operation.opaque(other) if _complex(operation) else operation.operand(other, index)
+    if factor.products is not None and all(p.scale == 0.0 for p in factor.products):
+        return
     restricted = restrict(term, extra)
     yield Local(
         0, k, Term(

@@ -102,7 +102,8 @@ class Tape:
         calls: for the result of a call of several operations, its name and operands.
         finite: numbers of the inputs that are finite by assumption, the user's own.
         ranges: what has been found of the ranges of values (`derive.ranges`).
-        nothing: for values that are not made here, where they are certainly 0.
+        nothing: where values are certainly 0 whose operations do not tell.
+        certain_zeros: what has been found of zeros and −∞ of values (`derive.certain`).
     """
 
     def __init__(self) -> None:
@@ -114,6 +115,7 @@ class Tape:
         self.finite: set[int] = set()
         self.ranges: dict[int, Any] = {}
         self.nothing: dict[int, np.ndarray[Any, Any]] = {}
+        self.certain_zeros: dict[tuple[int, float], np.ndarray[Any, Any] | None] = {}
         self._functions: dict[tuple[str, tuple[int, ...]], int] = {}
         # constants as NumPy arrays, or as JAX has them where they are no plain arrays
         self._held: dict[int, Any] = {}

@@ -82,6 +82,8 @@ class Walk:
     scalars: dict[tuple[Any, ...], int] = field(default_factory=dict)
     # primitives being linearised, so that one whose JVP is itself does not recur for ever
     linearising: tuple[str, ...] = ()
+    # what results of a `cond` have in each branch, by index operand and branch
+    by_branch: dict[tuple[int, int], dict[int, Blocks]] = field(default_factory=dict)
     # primitives being walked by their implementation
     implementing: tuple[str, ...] = ()
     # whether custom rules that carry no derivative stay whole, for whoever evaluates the tape and
@@ -249,7 +251,7 @@ class Walk:
         out_shape = operation.out_shapes[0]
         collected: dict[int, list[Term]] = {}
         for k in operation.active:
-            zero = zeros(self.tape, node.inputs[1 - k]) if operation.op == "mul" else None
+            zero = _zero_factor(operation, k)
             for source, terms in self.blocks[node.inputs[k]].items():
                 if operation.in_shapes[k] != out_shape:
                     terms = compose_all((_stretch(out_shape, operation.in_shapes[k]),), terms)
@@ -376,6 +378,13 @@ def _stretch(out_shape: tuple[int, ...], in_shape: tuple[int, ...]) -> Term:
     return replace(same, inp=inp)
 
 
+def _zero_factor(operation: Operation, k: int) -> Any:
+    """Where the derivative by operand k is certainly 0, or None: x₂ in x₁·x₂, x₁ in x₁/x₂."""
+    if operation.op == "mul" or (operation.op == "div" and k == 1):
+        return zeros(operation.tape, operation.node.inputs[1 - k])
+    return None
+
+
 def _scaled(operation: Operation, k: int, term: Term, zero: Any) -> Term | None:
     """One term times the local derivative at its output index; None when that is zero."""
     if zero is not None:
@@ -385,6 +394,9 @@ def _scaled(operation: Operation, k: int, term: Term, zero: Any) -> Term | None:
             return None
         term = narrowed
     factor = derivative(operation, k, term.out)
+    numerator = operation.known(0) if operation.op == "div" and k == 1 else None
+    if numerator is not None and not numerator.any():
+        return None
     if factor.products is not None and all(p.scale == 0.0 for p in factor.products):
         return None
     if factor is coefficients.ONE:
