@@ -33,6 +33,9 @@ from jacobians.prepare import Prepared
 from jacobians.proved_linear import is_linear
 from jacobians.structure import Structure
 
+# a band of so few diagonals is one in any matrix, however small; of more, where they are at most
+# half as many as columns
+FEW_DIAGONALS = 16
 # a grid's indices beyond so many are computed inside the program rather than stored in it
 MAX_CONSTANT = 1 << 18
 
@@ -108,12 +111,16 @@ def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data:
         height, width = structure.get("block_shape")
         made = _block_diagonal(pattern, data, structure.get("blocks"), height, width)
         return BlockDiagonal(made, *shapes)
-    if (lower + upper + 1) * m <= 2 * pattern.count:
+    diagonals = lower + upper + 1
+    dense_band = diagonals * m <= 2 * pattern.count
+    if dense_band and diagonals <= max(FEW_DIAGONALS, n // 2):
         offsets = pattern.columns.astype(np.int64) - pattern.rows
         place = (offsets + lower) * m + pattern.rows
-        flat = jnp.zeros((lower + upper + 1) * m, data.dtype)
-        diagonals = flat.at[place].set(data, unique_indices=True)
-        return Banded(diagonals.reshape(-1, m), lower, upper, *shapes)
+        flat = jnp.zeros(diagonals * m, data.dtype).at[place].set(data, unique_indices=True)
+        return Banded(flat.reshape(-1, m), lower, upper, *shapes)
+    if dense_band or 2 * pattern.count >= m * n:
+        # entries with their indices take more memory than the whole from a third of it on
+        return Dense(dense(prepared, kept, traced, k, data).reshape(m, n), *shapes)
     indices = np.stack([pattern.rows, pattern.columns], axis=1)
     matrix = BCOO((data, jnp.asarray(indices)), shape=(m, n), indices_sorted=True,
                   unique_indices=True)  # fmt: skip

@@ -223,26 +223,28 @@ class Outer(Piece):
     def _axes(self) -> tuple[int, int]:
         return jnp.ndim(self.left) + jnp.ndim(self.right), len(self.out_shape) + len(self.in_shape)
 
-    def times(self, vector: Any) -> Any:
-        split = jnp.ndim(self.left) - len(self.out_shape)
-        if split == 0:
-            return self.left.reshape(-1) * jnp.dot(self.right.reshape(-1), vector)
-        return self._split_times(vector)
+    @property
+    def _cut(self) -> int:
+        """How many of the left factor's axes, counted from the first of the input, are inputs."""
+        return jnp.ndim(self.left) - len(self.out_shape)
 
-    def _split_times(self, vector: Any) -> Any:
-        # a scalar output: the input's axes are divided between the factors
-        if prod(self.out_shape) == 1:
-            matrix = vector.reshape(self.left.size, self.right.size)
-            return (self.left.reshape(-1) @ matrix @ self.right.reshape(-1)).reshape(1)
-        return self.todense().reshape(self.shape) @ vector
+    def times(self, vector: Any) -> Any:
+        m, n = self.shape
+        if self._cut > 0:
+            # Σ left[out, j]·right[k]·v[j, k]: over k first
+            inner = vector.reshape(-1, self.right.size) @ self.right.reshape(-1)
+            return self.left.reshape(m, -1) @ inner
+        # left[i]·Σ right[k, inp]·v[inp]
+        inner = self.right.reshape(-1, n) @ vector
+        return (self.left.reshape(-1, 1) * inner).reshape(-1)
 
     def times_transposed(self, vector: Any) -> Any:
-        split = jnp.ndim(self.left) - len(self.out_shape)
-        if split == 0:
-            return self.right.reshape(-1) * jnp.dot(self.left.reshape(-1), vector)
-        if prod(self.out_shape) == 1:
-            return jnp.outer(self.left, self.right).reshape(-1) * vector[0]
-        return self.todense().reshape(self.shape).T @ vector
+        m, n = self.shape
+        if self._cut > 0:
+            inner = vector @ self.left.reshape(m, -1)
+            return (inner[:, None] * self.right.reshape(-1)).reshape(-1)
+        inner = self.left.reshape(-1) @ vector.reshape(self.left.size, -1)
+        return inner @ self.right.reshape(-1, n)
 
     def _dense(self) -> Any:
         return jnp.outer(self.left, self.right).reshape(*self.out_shape, *self.in_shape)
@@ -266,18 +268,25 @@ class Banded(Piece):
 
     def times(self, vector: Any) -> Any:
         m, n = self.shape
-        ahead = max(0, m + self.upper - n)
-        padded = jnp.pad(vector, (self.lower, ahead))
-        parts = [self.diagonals[k] * padded[k : k + m] for k in range(len(self.diagonals))]
-        return sum(parts[1:], parts[0])
+        count = len(self.diagonals)
+        padded = jnp.pad(vector, (self.lower, max(0, m + self.upper - n)))
+        # diagonal k meets the m entries from the k-th on
+        met = jax.vmap(lambda k: jax.lax.dynamic_slice(padded, (k,), (m,)))(jnp.arange(count))
+        return jnp.sum(self.diagonals * met, axis=0)
 
     def times_transposed(self, vector: Any) -> Any:
         m, n = self.shape
-        width = max(n + self.lower, m + self.lower + self.upper)
-        total = jnp.zeros(width, jnp.result_type(self.diagonals, vector))
-        for k in range(len(self.diagonals)):
-            total = total.at[k : k + m].add(self.diagonals[k] * vector)
-        return total[self.lower : self.lower + n]
+        count = len(self.diagonals)
+        around = count - 1, max(count - 1, self.lower + n - m)
+
+        def moved(array: Any, k: Any) -> Any:
+            """From the column `lower` to the left of the first on: row i in column i + k."""
+            return jax.lax.dynamic_slice(array, (k,), (self.lower + n,))
+
+        firsts = count - 1 - jnp.arange(count)
+        diagonals = jax.vmap(moved)(jnp.pad(self.diagonals, ((0, 0), around)), firsts)
+        vectors = jax.vmap(moved, in_axes=(None, 0))(jnp.pad(vector, around), firsts)
+        return jnp.sum(diagonals * vectors, axis=0)[self.lower :]
 
     def _dense(self) -> Any:
         m, n = self.shape
@@ -320,7 +329,7 @@ class Sparse(Piece):
 @_static("out_shape", "in_shape", "properties")
 @dataclass(frozen=True, eq=False)
 class Dense(Piece):
-    """A block without known zeros; `matrix` [m, n] is the flattened matrix."""
+    """A block with no or few known zeros; `matrix` [m, n] is the flattened matrix."""
 
     matrix: Any
     out_shape: Shape

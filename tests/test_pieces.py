@@ -64,6 +64,56 @@ def test_pieces_multiply_like_the_matrix(name):
     np.testing.assert_allclose(piece @ columns, matrix @ np.asarray(columns), **close)
 
 
+def equations_and_largest(product, vector):
+    """How many equations a product traces, and how many values the largest computes."""
+    inner = jax.make_jaxpr(product)(vector).jaxpr
+    return len(inner.eqns), max(v.aval.size for e in inner.eqns for v in e.outvars)
+
+
+@pytest.mark.parametrize(("m", "n", "below", "above", "kind"), [
+    (60, 60, 57, 40, "Dense"), (80, 80, 3, 30, "Banded"), (60, 50, 1, 20, "Banded"),
+    (50, 90, 20, 3, "Banded"),
+])  # fmt: skip
+def test_products_with_a_band_trace_as_many_equations_whatever_its_width(m, n, below, above, kind):
+    band = np.tril(np.triu(np.ones((m, n), bool), -below), above)
+    weights = np.where(band, np.random.default_rng(m).normal(size=(m, n)), 0).astype(np.float32)
+    x, y = values(n), values(m, seed=2)
+    piece = jacobian(lambda x: jnp.where(band, jnp.sin(x) * weights, 0).sum(1), format="blocks")(x)
+    assert type(piece).__name__ == kind
+    matrix = weights * np.cos(x)
+    np.testing.assert_allclose(piece.todense(), matrix, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(piece.jvp(x), matrix @ x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(piece.vjp(y), y @ matrix, rtol=1e-4, atol=1e-5)
+    assert equations_and_largest(piece.jvp, x)[0] <= 20
+    assert equations_and_largest(piece.vjp, y)[0] <= 20
+
+
+def test_a_nearly_full_matrix_is_held_dense():
+    kept = np.random.default_rng(0).uniform(size=(30, 40)) < 0.9
+    piece = jacobian(lambda x: jnp.where(kept, jnp.sin(x), 0).sum(1), format="blocks")(values(40))
+    assert type(piece).__name__ == "Dense"
+    np.testing.assert_allclose(piece.todense(), kept * np.cos(values(40)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("out", "inp", "cut"), [
+    ((50,), (20, 30), 2), ((2, 3), (40, 5), 1), ((4, 30), (20,), 1), ((), (30, 40), 1),
+    ((5,), (6, 7, 8), 3), ((6, 7, 3), (20,), 2), ((30,), (40,), 1),
+])  # fmt: skip
+def test_products_with_an_outer_product_never_build_it(out, inp, cut):
+    shape = out + inp
+    left, right = values(*shape[:cut], seed=1), values(*shape[cut:], seed=2)
+    piece = pieces.Outer(left, right, out, inp)
+    tensor = np.multiply.outer(np.asarray(left), np.asarray(right))
+    x, y = values(*inp, seed=3), values(*out, seed=4)
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    np.testing.assert_allclose(piece.jvp(x), np.tensordot(tensor, x, len(inp)), **close)
+    np.testing.assert_allclose(piece.vjp(y), np.tensordot(y, tensor, len(out)), **close)
+    # nothing larger than the factors and the vectors themselves
+    largest = max(left.size, right.size, x.size, y.size)
+    assert equations_and_largest(piece.jvp, x)[1] <= largest
+    assert equations_and_largest(piece.vjp, y)[1] <= largest
+
+
 def test_the_pieces_hold_what_they_say():
     X = values(3, 4)
     assert jacobian(jax.nn.relu, format="blocks")(X).values.shape == (12,)
