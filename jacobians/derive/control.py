@@ -363,6 +363,7 @@ class _Step:
         constants: int,
     ) -> None:
         inner = type(walk)(linearising=walk.linearising, notes=walk.notes)
+        inner.tape.cutting = walk.tape.cutting
         numbers = []
         for k, variable in enumerate(body.inputs):
             shape, dtype = program.shape_of(variable), program.dtype_of(variable)
