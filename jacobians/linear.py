@@ -21,7 +21,7 @@ import numpy as np
 from jacobians import program
 from jacobians.algebra.block import Terms, identity
 from jacobians.derive.tape import MAX_KNOWN, Tape
-from jacobians.derive.walk import Walk
+from jacobians.derive.walk import Walk, add_undefined
 from jacobians.errors import ArgumentError
 from jacobians.pattern import flipped
 from jacobians.program import Program
@@ -312,25 +312,15 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
         The blocks by (result, selected leaf), whichever direction the program runs in.
     """
     walk = Walk(keep_rules=True)
-    numbers, directions, runtime = [], [], {}
-    for position, variable in enumerate(linear.program.inputs):
-        shape, dtype = program.shape_of(variable), program.dtype_of(variable)
-        if position >= linear.runtime:
-            # a linear map's coefficients do not depend on what it is applied to
-            number = walk.input(shape, dtype, ())
-            directions.append(number)
-            if walk.has_derivative(number):
-                walk.blocks[number] = {number: (identity(shape),)}
-        elif position in known:
-            number = walk.constant(known[position])
-        else:
-            number = walk.input(shape, dtype)
-            walk.tape.finite.add(number)
-            runtime[position] = number
-        numbers.append(number)
-    # values of one call only are inputs that nothing is known of
-    extra = {walk.input(program.shape_of(v), program.dtype_of(v)): c for v, c in linear.hoisted}
-    outputs = walk.run(linear.whole, [*numbers, *extra])
+    start = _walked(walk, linear, known)
+    outputs = start.outputs
+    add_undefined(walk, outputs[linear.values :], lambda other: _walked(other, linear, known))
+    numbers, directions, runtime, extra = (
+        start.numbers,
+        start.directions,
+        start.runtime,
+        start.extra,
+    )
     values, images = outputs[: linear.values], outputs[linear.values :]
     blocks: dict[tuple[int, int], Terms] = {}
     for image, number in enumerate(images):
@@ -354,6 +344,51 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
         moving,
         tuple(walk.notes),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Walked:
+    """Where the inputs and outputs of a linear program are on the tape of a walk.
+
+    Attributes:
+        numbers: tape numbers of all inputs.
+        directions: those of the directions.
+        runtime: those of the runtime inputs that are not known, by position.
+        extra: hoisted values by tape number.
+        outputs: tape numbers of the outputs.
+    """
+
+    numbers: list[int]
+    directions: list[int]
+    runtime: dict[int, int]
+    extra: dict[int, Any]
+    outputs: list[int]
+
+
+def _walked(walk: Walk, linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> _Walked:
+    """Walks a linear program from fresh inputs."""
+    numbers: list[int] = []
+    directions: list[int] = []
+    runtime: dict[int, int] = {}
+    for position, variable in enumerate(linear.program.inputs):
+        shape, dtype = program.shape_of(variable), program.dtype_of(variable)
+        if position >= linear.runtime:
+            # a linear map's coefficients do not depend on what it is applied to
+            number = walk.input(shape, dtype, ())
+            directions.append(number)
+            if walk.has_derivative(number):
+                walk.blocks[number] = {number: (identity(shape),)}
+        elif position in known:
+            number = walk.constant(known[position])
+        else:
+            number = walk.input(shape, dtype)
+            walk.tape.finite.add(number)
+            runtime[position] = number
+        numbers.append(number)
+    # values of one call only are inputs that nothing is known of
+    extra = {walk.input(program.shape_of(v), program.dtype_of(v)): c for v, c in linear.hoisted}
+    outputs = walk.run(linear.whole, [*numbers, *extra])
+    return _Walked(numbers, directions, runtime, extra, outputs)
 
 
 def is_concrete(value: Any) -> bool:

@@ -1,113 +1,595 @@
 """Entries that are certainly 0 whatever the input is: what a masked softmax has in the future.
 
 `where(mask, scores, -inf)` is −∞ where a known mask says so, its exponential is 0 there, and 0
-divided by the row's sum stays 0. Coefficients that are certainly 0 cut a pattern like a known mask
-does. Only finite inputs are spoken of: 0·∞ is not 0.
+divided by the row's sum stays 0: unless the whole row is masked, where −∞ − (−∞) makes NaN of it.
+Coefficients that are certainly 0 cut a pattern like a known mask does. What each entry may be is
+followed from operation to operation (`derive.special`), once for every value that is asked for.
 
     >>> zeros(tape, number)        # boolean array, or None when nothing is certain
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from jacobians import program
+from jacobians.derive import special
+from jacobians.derive.special import (
+    ANYTHING,
+    NAN,
+    NEGATIVE,
+    NEGATIVE_INFINITY,
+    ORDINARY,
+    POSITIVE,
+    POSITIVE_INFINITY,
+    SPECIAL,
+    ZERO,
+    Bits,
+)
 from jacobians.derive.support import zeros_of_result
-from jacobians.derive.tape import MAX_KNOWN, QUICK, Node, Tape
+from jacobians.derive.tape import MAX_KNOWN, Node, Tape, Value
 
 Mask = NDArray[np.bool_]
+Shape = tuple[int, ...]
 
-MOVING = {
-    "broadcast_in_dim", "reshape", "squeeze", "transpose", "rev", "copy", "stop_gradient",
+# a product of so many multiplications is looked at entry by entry, a larger one as a whole
+MAX_PRODUCT = 1 << 27
+
+SAME_VALUE = {
+    "convert_element_type", "copy", "copy_p", "name", "stop_gradient", "reduce_precision",
+    "optimization_barrier", "device_put", "sharding_constraint", "pvary", "reshard",
+    "layout_constraint",
 }  # fmt: skip
-SAME_VALUE = {"convert_element_type", "copy", "name", "stop_gradient", "reduce_precision"}
-DEEPEST = 40
+# every entry of the result is an entry of an operand, or of its padding
+CHOOSING = {
+    "gather", "dynamic_slice", "dynamic_update_slice", "scatter", "sort", "top_k", "cummax",
+    "cummin", "reduce_window_max", "reduce_window_min", "tile",
+}  # fmt: skip
+# linear where they are finite: a NaN among their operands makes none of a tangent
+LINEAR = {"add", "add_any", "sub", "neg", "max", "min"}
 
 
-def zeros(tape: Tape, number: int, depth: int = 0) -> Mask | None:
+@dataclass(frozen=True, eq=False)
+class Possible:
+    """What the entries of a value may be.
+
+    Attributes:
+        kinds: for every entry the kinds of `derive.special` it may be of; along an axis of size
+            one all entries of the value are alike.
+        singular: likewise, whether the way to the entry may pass an operation whose derivative is
+            not finite for whatever input: JAX makes NaN of any tangent there.
+    """
+
+    kinds: Bits
+    singular: Mask
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that is known is that nothing certain happens to it."""
+        return self.kinds.size == 1 and not int(self.kinds.flat[0]) & ~ORDINARY
+
+
+def zeros(tape: Tape, number: int) -> Mask | None:
     """Where a value is certainly 0.
 
     Args:
         tape: the tape.
         number: the value.
-        depth: how many operations have been looked through already.
 
     Returns:
         A boolean array of the value's shape, or None when no entry is certain.
     """
-    return _certain(tape, number, 0.0, depth)
+    shape = tape.values[number].shape
+    if not tape.cutting or prod(shape) > MAX_KNOWN:
+        return None
+    certain = possible(tape, number).kinds == ZERO
+    if not certain.any():
+        return None
+    tape.cut = True
+    return np.broadcast_to(certain, shape)
 
 
-def _certain(tape: Tape, number: int, target: float, depth: int) -> Mask | None:
-    """Where a value is certainly 0, or −∞ (`target`)."""
+def undefined(tape: Tape, number: int) -> Mask | None:
+    """Where a value may have no derivative for whatever input, though nothing of it may be left.
+
+    Args:
+        tape: the tape.
+        number: the value.
+
+    Returns:
+        A boolean array of the value's shape, or None when there is no such entry.
+    """
+    singular = possible(tape, number).singular
+    if not singular.any():
+        return None
+    shape = tape.values[number].shape
+    return np.ones(shape, bool) if prod(shape) > MAX_KNOWN else np.broadcast_to(singular, shape)
+
+
+def possible(tape: Tape, number: int) -> Possible:
+    """What the entries of a value may be; found once for every value on the way to it."""
+    found: dict[int, Possible] = tape.possible
+    stack = [number]
+    while stack:
+        top = stack[-1]
+        if top in found:
+            stack.pop()
+            continue
+        value = tape.values[top]
+        constant = None if value.depends else _of_constant(tape, top)
+        if constant is None and top in tape.nothing:
+            constant = _zero_where(tape.nothing[top])
+        if constant is not None or value.source != "result" or value.node is None:
+            found[top] = constant or _uniform(ORDINARY, value.shape)
+            continue
+        missing = [k for k in value.node.inputs if k not in found]
+        if missing:
+            stack.extend(missing)
+            continue
+        operands = [found[k] for k in value.node.inputs]
+        results = _of_operation(tape, value.node, operands)
+        if not value.depends:
+            # what no input changes is not differentiated
+            results = [Possible(r.kinds, np.zeros_like(r.singular)) for r in results]
+        narrower = _with_zeros(tape, value.node, operands)
+        for output, result in zip(value.node.outputs, results, strict=True):
+            found[output] = _of_type(narrower.get(output, result), tape.values[output])
+    return found[number]
+
+
+def _uniform(kinds: int, shape: Shape, singular: bool = False) -> Possible:
+    """The same for every entry."""
+    ones = (1,) * len(shape)
+    return Possible(np.full(ones, kinds, np.uint8), np.full(ones, singular))
+
+
+def _of_type(result: Possible, value: Value) -> Possible:
+    """Whole numbers and truth values are neither infinite nor NaN, nor differentiated."""
+    if value.dtype is not None and not jnp.issubdtype(value.dtype, jax.dtypes.extended):
+        if jnp.issubdtype(value.dtype, jnp.complexfloating):
+            # a sign or an infinity of what has two parts says nothing
+            plain = np.where(result.kinds == ZERO, ZERO, ORDINARY)
+            kinds = np.where(result.kinds & SPECIAL, ANYTHING, plain).astype(np.uint8)
+            return Possible(kinds, result.singular)
+        if jnp.issubdtype(value.dtype, jnp.floating):
+            return result
+    kinds = np.where(result.kinds & SPECIAL, ORDINARY | result.kinds, result.kinds)
+    return Possible((kinds & ~np.uint8(SPECIAL)).astype(np.uint8), np.zeros_like(result.singular))
+
+
+def _of_constant(tape: Tape, number: int) -> Possible | None:
+    """What a constant is: its numbers where they are exact, else what is certain of them."""
     value = tape.values[number]
-    size = int(np.prod(value.shape, dtype=np.float64))
-    if depth > DEEPEST or size > MAX_KNOWN or not value.shape:
-        return None
-    found = tape.certainly(number, target)
-    if found is not None:
-        return found if found.any() else None
-    if target == 0.0 and number in tape.nothing:
-        return tape.nothing[number]
-    if value.source != "result" or value.node is None:
-        return None
-    if (number, target) not in tape.certain_zeros:
-        mask = _of_operation(tape, value.node, target, depth + 1)
-        if mask is None and target == 0.0:
-            mask = zeros_of_result(
-                tape, value.node, number, lambda k, goal: _certain(tape, k, goal, depth + 1)
-            )
-        tape.certain_zeros[number, target] = mask
-    return tape.certain_zeros[number, target]
+    known, exact = tape.known(number), tape.exact(number)
+    if known is None or exact is None:
+        return _of_large(value) if value.source == "constant" else None
+    if known.dtype.kind not in "biuf" and not jnp.issubdtype(known.dtype, jnp.floating):
+        zero = np.where((known == 0) & exact, ZERO, ORDINARY)
+        kinds = np.where(np.isfinite(known), zero, ANYTHING).astype(np.uint8)
+    else:
+        numbers = known.astype(np.float64)
+        kinds = special.kinds_of(numbers)
+        if not exact.all():
+            radius = tape.radius(number)
+            with np.errstate(all="ignore"):
+                sure = np.abs(numbers) > (0.0 if radius is None else radius)
+            rounded = np.where(np.isfinite(numbers), np.where(sure, kinds, ORDINARY), ANYTHING)
+            kinds = np.where(exact, kinds, rounded).astype(np.uint8)
+    if not (kinds & (ZERO | SPECIAL)).any():
+        return _uniform(
+            int(np.bitwise_or.reduce(kinds, axis=None)) if kinds.size else 0, value.shape
+        )
+    kinds = _compact(kinds)
+    return Possible(kinds, np.zeros_like(kinds, bool))
 
 
-def _of_operation(tape: Tape, node: Node, target: float, depth: int) -> Mask | None:
-    op = node.op
+def _of_large(value: Value) -> Possible | None:
+    """What a constant too large to be held, or of a kind that is no plain number, may be."""
+    if isinstance(value.constant, jax.core.Tracer) or not hasattr(value.constant, "dtype"):
+        return _uniform(ORDINARY, value.shape)
+    if not jnp.issubdtype(value.constant.dtype, jnp.inexact):
+        return _uniform(ORDINARY, value.shape)
+    finite = bool(np.isfinite(np.asarray(value.constant)).all())
+    return _uniform(ORDINARY if finite else ANYTHING, value.shape)
+
+
+def _compact(array: NDArray[Any]) -> NDArray[Any]:
+    """The array with one entry along every axis on which all are alike."""
+    for axis, n in enumerate(array.shape):
+        if n > 1:
+            first = np.take(array, [0], axis)
+            if bool((array == first).all()):
+                array = first
+    return array
+
+
+def _of_operation(tape: Tape, node: Node, operands: Sequence[Possible]) -> list[Possible]:
+    """What the results of an operation may be."""
+    shapes = [tape.values[k].shape for k in node.outputs]
+    rule = RULES.get(node.op)
+    if rule is not None and len(shapes) == 1:
+        return [rule(tape, node, operands)]
+    kinds = _joined(operands)
+    singular = any(p.singular.any() for p in operands)
+    if node.op in CHOOSING:
+        return [_uniform(kinds, shape, singular) for shape in shapes]
+    if kinds & SPECIAL or _makes_infinities(node):
+        return [_uniform(ANYTHING, shape, True) for shape in shapes]
+    return [_uniform(ORDINARY, shape, singular) for shape in shapes]
+
+
+def _zero_where(mask: Mask) -> Possible:
+    """0 where a mask says so, and anything finite elsewhere."""
+    kinds = _compact(np.where(mask, ZERO, ORDINARY).astype(np.uint8))
+    return Possible(kinds, np.zeros_like(kinds, bool))
+
+
+def _with_zeros(tape: Tape, node: Node, operands: Sequence[Possible]) -> dict[int, Possible]:
+    """Results of an operation without a rule here that known zeros of its operands leave 0."""
+    if node.op in RULES or any(
+        ((p.kinds & SPECIAL) > 0).any() or p.singular.any() for p in operands
+    ):
+        return {}
+
+    def certainly(number: int, target: float) -> Mask | None:
+        # no operand is anything but finite here
+        shape = tape.values[number].shape
+        zero = tape.possible[number].kinds == ZERO
+        if target != 0.0 or prod(shape) > MAX_KNOWN or not zero.any():
+            return None
+        return np.broadcast_to(zero, shape)
+
+    found = {}
+    for number in node.outputs:
+        if prod(tape.values[number].shape) <= MAX_KNOWN:
+            mask = zeros_of_result(tape, node, number, certainly)
+            if mask is not None and mask.any():
+                found[number] = _zero_where(mask)
+    return found
+
+
+def _joined(operands: Sequence[Possible]) -> int:
+    """Every kind that an entry of some operand may be of."""
+    return int(
+        np.bitwise_or.reduce(
+            [int(np.bitwise_or.reduce(p.kinds, axis=None)) for p in operands] or [0]
+        )
+    )
+
+
+def _makes_infinities(node: Node) -> bool:
+    """Whether a program inside an operation writes down an infinity or NaN."""
+    return any(_has_infinity(inner) for inner in program.inner_programs(node.equation))
+
+
+def _has_infinity(inner: program.Program) -> bool:
+    values = [constant for _, constant in inner.constants]
+    for equation in inner.equations:
+        values += [program.literal_value(a) for a in equation.invars if program.is_literal(a)]
+        if any(_has_infinity(p) for p in program.inner_programs(equation)):
+            return True
+    return any(
+        not isinstance(v, jax.core.Tracer)
+        and jnp.issubdtype(jnp.result_type(v), jnp.inexact)
+        and not bool(np.isfinite(np.asarray(v)).all())
+        for v in values
+        if not jnp.issubdtype(getattr(v, "dtype", np.float32), jax.dtypes.extended)
+    )
+
+
+Rule = Callable[[Tape, Node, Sequence[Possible]], Possible]
+
+
+def _elementwise(node: Node, operands: Sequence[Possible], kinds: Bits) -> Possible:
+    """The kinds with where the operation's own derivative is not finite."""
+    nan = special.NAN
+    limits = special.SINGULAR.get(node.op, (nan,))
+    singular: Any = False
+    had_nan: Any = False
+    for k, operand in enumerate(operands):
+        singular = singular | operand.singular
+        had_nan = had_nan | ((operand.kinds & nan) > 0)
+        if node.op not in LINEAR:
+            singular = singular | ((operand.kinds & limits[min(k, len(limits) - 1)]) > 0)
+    made_nan = ((kinds & nan) > 0) & ~np.asarray(had_nan)
+    return Possible(kinds, np.asarray(singular | made_nan))
+
+
+def _unary(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    return _elementwise(node, operands, special.UNARY[node.op][operands[0].kinds])
+
+
+def _integer_power(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    exponent = int(program.parameters(node.equation)["y"])
+    result = _elementwise(node, operands, special.integer_power(exponent)[operands[0].kinds])
+    if exponent >= 1:
+        return result
+    return Possible(result.kinds, result.singular | ((operands[0].kinds & ZERO) > 0))
+
+
+def _binary(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    a, b = operands
+    if node.op in special.COMPARISONS and node.inputs[0] == node.inputs[1]:
+        # x = x, unless it is NaN
+        equal = node.op in ("eq", "le", "ge")
+        same = np.where(a.kinds & NAN, ORDINARY, special.TRUE if equal else special.FALSE)
+        nan = special.TRUE if node.op == "ne" else special.FALSE
+        kinds = np.where(a.kinds == NAN, nan, same).astype(np.uint8)
+        return Possible(kinds, np.zeros_like(a.singular))
+    return _elementwise(node, operands, special.BINARY[node.op][a.kinds, b.kinds])
+
+
+def _logical(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
     shape = tape.values[node.outputs[0]].shape
-    first = node.inputs[0] if node.inputs else -1
-    if op in SAME_VALUE:
-        return _certain(tape, first, target, depth)
-    if op in MOVING and len(node.inputs) == 1:
-        mask = _certain(tape, first, target, depth)
-        return None if mask is None else _moved(node, mask)
-    if op == "select_n":
-        return _selected(tape, node, target, depth)
-    if op == "exp" and target == 0.0:
-        return _certain(tape, first, -np.inf, depth)
-    if op == "sub" and target == -np.inf:
-        mask = _spread(_certain(tape, first, target, depth), shape)
-        # −∞ − (−∞), where a whole row is masked, is no −∞
-        return None if mask is None or mask.all(axis=-1).any() else mask
-    if op == "div" and target == 0.0:
-        return _spread(_certain(tape, first, target, depth), shape)
-    if op == "mul" and target == 0.0:
-        masks = [_spread(_certain(tape, k, target, depth), shape) for k in node.inputs]
-        present = [m for m in masks if m is not None]
-        return np.any(np.stack(present), axis=0) if present else None
-    return None
+    if tape.values[node.outputs[0]].dtype != np.bool_:
+        return _uniform(ORDINARY, shape)
+    if node.op == "not":
+        kinds = special.NOT[operands[0].kinds]
+    else:
+        kinds = special.LOGICAL[node.op][operands[0].kinds, operands[1].kinds]
+    return Possible(kinds, np.zeros(kinds.shape, bool))
 
 
-def _selected(tape: Tape, node: Node, target: float, depth: int) -> Mask | None:
-    which = tape.certain(node.inputs[0])
-    if which is None:
-        return None
+def _clamp(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    low, x, high = operands
+    kinds = special.BINARY["min"][special.BINARY["max"][low.kinds, x.kinds], high.kinds]
+    return Possible(kinds, low.singular | x.singular | high.singular)
+
+
+def _select(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    which, *cases = operands
     shape = tape.values[node.outputs[0]].shape
-    cases = []
-    for number in node.inputs[1:]:
-        mask = _certain(tape, number, target, depth)
-        cases.append(np.zeros(shape, bool) if mask is None else mask)
-    chosen = np.broadcast_to(np.asarray(which).astype(np.int64), shape)
-    result = np.zeros(shape, bool)
-    for k, mask in enumerate(cases):
-        result |= (chosen == k) & mask
-    return result if result.any() else None
+    known = tape.certain(node.inputs[0])
+    if len(cases) == 2:
+        first = (which.kinds & ~np.uint8(special.TRUE)) > 0
+        second = (which.kinds & ~np.uint8(special.FALSE)) > 0
+        may = [first, second]
+    elif known is not None:
+        may = [np.asarray(known == k) for k in range(len(cases))]
+    else:
+        may = [np.ones((1,) * len(shape), bool)] * len(cases)
+    kinds: Any = np.uint8(0)
+    singular: Any = False
+    for chosen, case in zip(may, cases, strict=True):
+        kinds = kinds | np.where(chosen, case.kinds, np.uint8(0))
+        singular = singular | (chosen & case.singular)
+    return Possible(np.asarray(kinds, np.uint8), np.asarray(singular))
 
 
-def _moved(node: Node, mask: Mask) -> Mask:
-    made: Any = QUICK[node.op](program.parameters(node.equation), mask)
-    return np.asarray(made, dtype=bool)
+def _same(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    kinds, singular = operands[0].kinds, operands[0].singular
+    if node.op == "stop_gradient":
+        singular = np.zeros_like(singular)
+    if node.op in ("convert_element_type", "reduce_precision"):
+        # 0.3 as a whole number is 0, and 1e-60 in single precision
+        constant = (kinds & (POSITIVE | NEGATIVE)) > 0
+        kinds = np.where(constant, kinds | ORDINARY, kinds).astype(np.uint8)
+    return Possible(kinds, singular)
 
 
-def _spread(mask: Mask | None, shape: tuple[int, ...]) -> Mask | None:
-    return None if mask is None else np.broadcast_to(mask, shape)
+def _moving(move: Callable[[Any, NDArray[Any], Shape, Shape], NDArray[Any]]) -> Rule:
+    """The rule of an operation that moves the entries of one operand."""
+
+    def rule(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+        params = program.parameters(node.equation)
+        shapes = tape.values[node.inputs[0]].shape, tape.values[node.outputs[0]].shape
+        return Possible(
+            move(params, operands[0].kinds, *shapes), move(params, operands[0].singular, *shapes)
+        )
+
+    return rule
+
+
+def _broadcast(params: Any, array: NDArray[Any], given: Shape, made: Shape) -> NDArray[Any]:
+    sizes = [1] * len(made)
+    for axis, n in zip(params["broadcast_dimensions"], array.shape, strict=True):
+        sizes[axis] = n
+    return array.reshape(sizes)
+
+
+def _reshape(params: Any, array: NDArray[Any], given: Shape, made: Shape) -> NDArray[Any]:
+    if array.size == 1:
+        return array.reshape((1,) * len(made))
+    if prod(made) > MAX_KNOWN or params.get("dimensions") is not None:
+        return _any_entry(array, made)
+    return _compact(np.broadcast_to(array, given).reshape(made))
+
+
+def _any_entry(array: NDArray[Any], made: Shape) -> NDArray[Any]:
+    """What any entry of an array may be, for every entry of another shape."""
+    joined = np.bitwise_or.reduce(array, axis=None) if array.size else array.dtype.type(0)
+    return np.full((1,) * len(made), joined, array.dtype)
+
+
+def _slice(params: Any, array: NDArray[Any], given: Shape, made: Shape) -> NDArray[Any]:
+    strides = params["strides"] or (1,) * len(given)
+    window = tuple(
+        slice(None) if n == 1 else slice(start, stop, stride)
+        for n, start, stop, stride in zip(
+            array.shape, params["start_indices"], params["limit_indices"], strides, strict=True
+        )
+    )
+    return array[window]
+
+
+MOVES: dict[str, Callable[[Any, NDArray[Any], Shape, Shape], NDArray[Any]]] = {
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+    "squeeze": lambda params, a, _, made: np.squeeze(a, tuple(params["dimensions"])),
+    "expand_dims": lambda params, a, _, made: np.expand_dims(a, tuple(params["dimensions"])),
+    "transpose": lambda params, a, _, made: np.transpose(a, params["permutation"]),
+    "rev": lambda params, a, _, made: np.flip(a, tuple(params["dimensions"])),
+    "slice": _slice,
+}
+
+
+def _concatenate(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    shape = tape.values[node.outputs[0]].shape
+    axis = program.parameters(node.equation)["dimension"]
+    parts = []
+    for kind in ("kinds", "singular"):
+        arrays = [getattr(p, kind) for p in operands]
+        if prod(shape) > MAX_KNOWN:
+            parts.append(_any_entry(np.concatenate([a.reshape(-1) for a in arrays]), shape))
+            continue
+        common = [max(a.shape[d] for a in arrays) for d in range(len(shape))]
+        full = []
+        for number, a in zip(node.inputs, arrays, strict=True):
+            common[axis] = tape.values[number].shape[axis]
+            full.append(np.broadcast_to(a, common))
+        parts.append(_compact(np.concatenate(full, axis)))
+    return Possible(parts[0], parts[1])
+
+
+def _pad(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    given, made = tape.values[node.inputs[0]].shape, tape.values[node.outputs[0]].shape
+    config = program.parameters(node.equation)["padding_config"]
+    padding = operands[1]
+    parts = []
+    for array, around in (
+        (operands[0].kinds, padding.kinds), (operands[0].singular, padding.singular),
+    ):  # fmt: skip
+        if prod(made) > MAX_KNOWN:
+            parts.append(_any_entry(np.append(array.reshape(-1), around.reshape(-1)), made))
+            continue
+        result = np.full(made, around.reshape(-1)[0])
+        targets, sources = [], []
+        for n, size, (low, _, interior) in zip(given, made, config, strict=True):
+            place = low + np.arange(n) * (interior + 1)
+            inside = (place >= 0) & (place < size)
+            targets.append(place[inside])
+            sources.append(np.flatnonzero(inside))
+        result[np.ix_(*targets)] = np.broadcast_to(array, given)[np.ix_(*sources)]
+        parts.append(_compact(result))
+    return Possible(parts[0], parts[1])
+
+
+def _reduction(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    axes = tuple(program.parameters(node.equation)["axes"])
+    array = operands[0].kinds
+    singular = np.bitwise_or.reduce(operands[0].singular, axis=axes)
+    if prod(tape.values[node.inputs[0]].shape) == 0:
+        return _uniform(ANYTHING, tape.values[node.outputs[0]].shape)
+    kinds, made = REDUCTIONS[node.op](
+        np.bitwise_or.reduce(array, axis=axes), np.bitwise_and.reduce(array, axis=axes),
+        np.bitwise_and.reduce(((array & special.FINITE) > 0), axis=axes),
+        np.bitwise_or.reduce(array == ZERO, axis=axes),
+    )  # fmt: skip
+    return Possible(kinds, singular | made)
+
+
+Reduced = tuple[Bits, Mask]
+
+
+def _sum(some: Bits, every: Bits, finite: Mask, zero: Mask) -> Reduced:
+    both = (some & special.INFINITE) == special.INFINITE
+    nan = ((some & NAN) > 0) | both
+    whole = np.where((some & special.FINITE) == ZERO, ZERO, ORDINARY)
+    kinds = np.where(finite, whole, 0) | (some & special.INFINITE) | np.where(nan, NAN, 0)
+    return kinds.astype(np.uint8), both
+
+
+def _largest(some: Bits, every: Bits, finite: Mask, zero: Mask) -> Reduced:
+    return _extreme(some, every, POSITIVE_INFINITY, NEGATIVE_INFINITY)
+
+
+def _smallest(some: Bits, every: Bits, finite: Mask, zero: Mask) -> Reduced:
+    return _extreme(some, every, NEGATIVE_INFINITY, POSITIVE_INFINITY)
+
+
+def _extreme(some: Bits, every: Bits, winning: int, losing: int) -> Reduced:
+    """The largest or smallest: the losing infinity only where every entry may be it."""
+    numbers = some & special.FINITE
+    one = (numbers & (numbers - np.uint8(1))) == 0
+    finite = np.where(one, numbers, ORDINARY)
+    nan = some & NAN
+    kinds = finite | (some & winning) | (every & losing) | nan
+    return kinds.astype(np.uint8), nan > 0
+
+
+def _product(some: Bits, every: Bits, finite: Mask, zero: Mask) -> Reduced:
+    wild = (some & SPECIAL) > 0
+    kinds = np.where(wild, ANYTHING, np.where(zero, ZERO, ORDINARY))
+    return kinds.astype(np.uint8), wild
+
+
+REDUCTIONS: dict[str, Callable[[Bits, Bits, Mask, Mask], Reduced]] = {
+    "reduce_sum": _sum,
+    "reduce_max": _largest,
+    "reduce_min": _smallest,
+    "reduce_prod": _product,
+}
+
+
+def _cumsum(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    axis = program.parameters(node.equation)["axis"]
+    some = np.bitwise_or.reduce(operands[0].kinds, axis=axis, keepdims=True)
+    singular = np.bitwise_or.reduce(operands[0].singular, axis=axis, keepdims=True)
+    wild = (some & SPECIAL) > 0
+    kinds = np.where(wild, ANYTHING, np.where(some == ZERO, ZERO, ORDINARY)).astype(np.uint8)
+    return Possible(kinds, singular | wild)
+
+
+def _dot_general(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
+    shape = tape.values[node.outputs[0]].shape
+    (contract, batch) = program.parameters(node.equation)["dimension_numbers"]
+    shapes = [tape.values[k].shape for k in node.inputs]
+    wild = any(((p.kinds & SPECIAL) > 0).any() or p.singular.any() for p in operands)
+    certain = any((p.kinds == ZERO).any() for p in operands)
+    size = prod(shape) * prod(shapes[0][d] for d in contract[0])
+    if not wild and not certain:
+        return _uniform(ORDINARY, shape)
+    if size > MAX_PRODUCT:
+        return _uniform(ANYTHING if wild else ORDINARY, shape, wild)
+    letters = iter("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    names = [[next(letters) for _ in s] for s in shapes]
+    for a, b in zip((*contract[0], *batch[0]), (*contract[1], *batch[1]), strict=True):
+        names[1][b] = names[0][a]
+    out = [names[0][d] for d in batch[0]]
+    for side in (0, 1):
+        used = (*contract[side], *batch[side])
+        out += [name for d, name in enumerate(names[side]) if d not in used]
+    summed = f"{''.join(names[0])},{''.join(names[1])}->{''.join(out)}"
+
+    def counts(left: Any, right: Any) -> NDArray[np.float32]:
+        sides = [
+            np.broadcast_to(np.asarray(a, np.float32), s)
+            for a, s in zip((left, right), shapes, strict=True)
+        ]
+        made: NDArray[np.float32] = np.einsum(summed, *sides, optimize=True)
+        return made
+
+    (a, b), one = operands, np.float32(1)
+    nothing = counts(a.kinds != ZERO, b.kinds != ZERO) == 0
+    if not wild:
+        kinds = np.where(nothing, ZERO, ORDINARY).astype(np.uint8)
+        return Possible(_compact(kinds), np.zeros((1,) * len(shape), bool))
+    reach = np.zeros(shape, bool)
+    wild_a, wild_b = (((p.kinds & SPECIAL) > 0) | p.singular for p in operands)
+    for left, right in ((wild_a, one), (one, wild_b)):
+        reach |= counts(left, right) > 0
+    kinds = np.where(reach, ANYTHING, np.where(nothing, ZERO, ORDINARY)).astype(np.uint8)
+    return Possible(_compact(kinds), _compact(reach))
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(special.UNARY, _unary),
+    **dict.fromkeys(special.BINARY, _binary),
+    **dict.fromkeys(("and", "or", "not"), _logical),
+    **dict.fromkeys(SAME_VALUE, _same),
+    **dict.fromkeys(REDUCTIONS, _reduction),
+    **{op: _moving(move) for op, move in MOVES.items()},
+    "integer_pow": _integer_power,
+    "clamp": _clamp,
+    "select_n": _select,
+    "concatenate": _concatenate,
+    "pad": _pad,
+    "cumsum": _cumsum,
+    "dot_general": _dot_general,
+}

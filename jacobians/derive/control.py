@@ -488,6 +488,7 @@ class _Step:
             nothing: where the operands after the constants are certainly 0, if known.
         """
         inner = type(walk)(linearising=walk.linearising, notes=walk.notes)
+        inner.tape.cutting = walk.tape.cutting
         numbers = []
         for k, variable in enumerate(body.inputs):
             shape, dtype = program.shape_of(variable), program.dtype_of(variable)

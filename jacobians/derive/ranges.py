@@ -107,7 +107,7 @@ def _range(tape: Tape, number: int, depth: int) -> Range | None:
     floating = bool(jnp.issubdtype(value.dtype, jnp.floating))
     found: Range | None = None
     # a float that has been computed may be rounded in another way where the program runs
-    known = tape.known(number) if not floating or value.source == "constant" else None
+    known = tape.certain(number)
     if known is not None:
         found = _of_array(known)
     elif value.source == "input" and floating and number in tape.finite:

@@ -95,7 +95,7 @@ def _zeros(tape: Tape, number: int, find: Finder) -> Mask | None:
     """The same for scalars, which are 0 or not."""
     if tape.values[number].shape:
         return find(number, 0.0)
-    known = tape.known(number)
+    known = tape.certain(number)
     return np.ones((), bool) if known is not None and known == 0 else None
 
 
@@ -121,7 +121,7 @@ def _summed(tape: Tape, node: Node, number: int, find: Finder) -> Mask | None:
     some = False
     for k in node.inputs:
         value = tape.values[k]
-        known = tape.known(k)
+        known = tape.certain(k)
         if value.dtype is not None and np.issubdtype(value.dtype, np.integer):
             if known is None:
                 return None

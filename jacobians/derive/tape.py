@@ -103,7 +103,6 @@ class Tape:
         finite: numbers of the inputs that are finite by assumption, the user's own.
         ranges: what has been found of the ranges of values (`derive.ranges`).
         nothing: where values are certainly 0 whose operations do not tell.
-        certain_zeros: what has been found of zeros and −∞ of values (`derive.certain`).
     """
 
     def __init__(self) -> None:
@@ -115,11 +114,15 @@ class Tape:
         self.finite: set[int] = set()
         self.ranges: dict[int, Any] = {}
         self.nothing: dict[int, np.ndarray[Any, Any]] = {}
-        self.certain_zeros: dict[tuple[int, float], np.ndarray[Any, Any] | None] = {}
         self._functions: dict[tuple[str, tuple[int, ...]], int] = {}
         # constants as NumPy arrays, or as JAX has them where they are no plain arrays
         self._held: dict[int, Any] = {}
         self._radius: dict[int, Radius] = {}
+        # what entries may be for whatever input, as far as it has been asked for (`derive.certain`)
+        self.possible: dict[int, Any] = {}
+        # whether known masks and certain zeros cut patterns, and whether any has
+        self.cutting = True
+        self.cut = False
 
     def renamed(self, names: Mapping[int, str]) -> "Tape":
         """The same values, some under other names; the tape itself is left as it is."""

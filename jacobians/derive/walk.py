@@ -9,7 +9,7 @@ ones closed by a fixpoint over relations (`derive.control`).
     >>> derivation.blocks[0, 1]        # the terms of ∂output 0 / ∂input 1
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -20,11 +20,12 @@ import numpy as np
 
 from jacobians import program
 from jacobians.algebra import coefficient as coefficients
+from jacobians.algebra import entries
 from jacobians.algebra.affine import ZERO
 from jacobians.algebra.block import Terms, compose_all, identity, limited, union, wide
-from jacobians.algebra.term import Term, compose, normal
+from jacobians.algebra.term import Term, compose, normal, pattern_only
 from jacobians.derive import control, indexing, moving, reducing
-from jacobians.derive.certain import zeros
+from jacobians.derive.certain import undefined, zeros
 from jacobians.derive.elementwise import (
     ELEMENTWISE,
     NO_DERIVATIVE,
@@ -265,6 +266,8 @@ class Walk:
         """Any other operation: by its rule, by linearising it, or wide."""
         node = operation.node
         rule = RULES.get(node.op)
+        if node.op == "select_n" and not self.tape.cutting:
+            rule = _every_case
         if rule is not None:
             self.apply(node, rule(operation), outputs)
             return
@@ -309,11 +312,105 @@ class Walk:
         """Stores the blocks of a value, merged and kept within bounds."""
         blocks: Blocks = {}
         for source, terms in by_source.items():
-            merged = limited(union(terms), self.shape(number), self.shape(source))
+            told = (self.told(term) for term in terms)
+            merged = limited(
+                union(t for t in told if t is not None), self.shape(number), self.shape(source)
+            )
             if merged:
                 blocks[source] = merged
         if blocks:
             self.blocks[number] = blocks
+
+    def told(self, term: Term) -> Term | None:
+        """The term without what its coefficient proves to be 0, None where that is all of it.
+
+        Where nothing is to be cut, its pattern: what flows, whatever it is multiplied by.
+        """
+        if not self.tape.cutting:
+            depends = term.coefficient.depends
+            return replace(term, coefficient=coefficients.opaque(depends))
+        products = term.coefficient.products
+        if products is None or all(p.scale != 0.0 or p.rounded for p in products):
+            return term
+        kept = tuple(p for p in products if p.scale != 0.0 or p.rounded)
+        if not kept:
+            return None
+        return replace(term, coefficient=replace(term.coefficient, products=kept))
+
+
+def add_undefined(walk: Walk, outputs: Iterable[int], again: Callable[[Walk], object]) -> None:
+    """Takes back what was cut from results that have no derivative.
+
+    Where a program makes 0·∞ or ∞ − ∞ of its own constants, the derivative is NaN, and an entry
+    that a mask or a 0 has cut is not 0. There the pattern is what the operations read, uncut.
+
+    Args:
+        walk: a finished walk, whose blocks are completed.
+        outputs: tape numbers of the results.
+        again: makes the same walk from an empty one.
+    """
+    masks = {k: undefined(walk.tape, k) for k in dict.fromkeys(outputs) if walk.has_derivative(k)}
+    masks = {k: mask for k, mask in masks.items() if mask is not None}
+    if not masks:
+        return
+    uncut = Walk(keep_rules=walk.keep_rules)
+    uncut.tape.cutting = False
+    again(uncut)
+    for number, mask in masks.items():
+        shape, blocks = walk.shape(number), dict(walk.blocks.get(number, {}))
+        flowing = uncut.blocks.get(number, {})
+        untouched = mask & ~_reached_rows(flowing.values(), shape)
+        for source, terms in flowing.items():
+            had, in_shape = blocks.get(source, ()), walk.shape(source)
+            everything = wide(shape, in_shape, (), walk.tape.values[number].depends)
+            rows = [restricted(term, mask) for term in terms]
+            rows.append(restricted(everything, untouched))
+            both = limited(union([*had, *(t for t in rows if t is not None)]), shape, in_shape)
+            if not _same_entries(had, both, shape, in_shape):
+                blocks[source] = both
+                walk.note(UNDEFINED)
+        if blocks:
+            walk.blocks[number] = blocks
+
+
+UNDEFINED = (
+    "where the program makes an infinite derivative or NaN of its own constants (0·∞, ∞ − ∞), "
+    "nothing is proved to be zero by a mask"
+)
+# entries listed to tell whether two patterns are the same
+MAX_COMPARED = 1 << 20
+
+
+def restricted(term: Term, mask: Any) -> Term | None:
+    """A term where a known mask of the output is true; None where it is nowhere."""
+    extra = conditions(mask, term.out)
+    return None if extra is None else normal(restrict(term, extra))
+
+
+def _reached_rows(blocks: Iterable[Terms], shape: tuple[int, ...]) -> Any:
+    """Which entries of a result some term of its blocks reaches, none where that is too long."""
+    reached = np.zeros(prod(shape), bool)
+    for term in (pattern_only(t) for terms in blocks for t in terms):
+        if entries.grid_size(term) <= MAX_COMPARED:
+            reached[entries.points(term).flat(term.out, shape)] = True
+    return reached.reshape(shape)
+
+
+def _same_entries(
+    a: Terms, b: Terms, out_shape: tuple[int, ...], in_shape: tuple[int, ...]
+) -> bool:
+    """Whether two sums of terms have the same pattern; False where that takes too long to tell."""
+    listed = [entries.coordinates(terms, out_shape, in_shape, MAX_COMPARED) for terms in (a, b)]
+    if listed[0] is None or listed[1] is None:
+        return False
+    return all(np.array_equal(x, y) for x, y in zip(listed[0], listed[1], strict=True))
+
+
+def _every_case(operation: Operation) -> Iterator[Local]:
+    """A select as what it reads: every case, entry by entry."""
+    for k in operation.active:
+        if k > 0:
+            yield Local(0, k, identity(operation.out_shapes[0]))
 
 
 def derive(
@@ -331,18 +428,8 @@ def derive(
         The blocks, and the tape that their coefficients refer to.
     """
     walk = Walk()
-    inputs = []
-    for position, variable in enumerate(inner.inputs):
-        shape, dtype = program.shape_of(variable), program.dtype_of(variable)
-        number = walk.input(shape, dtype)
-        walk.tape.finite.add(number)
-        inputs.append(number)
-        if position < len(names):
-            walk.tape.names[number] = names[position]
-        chosen = differentiable is None or differentiable[position]
-        if chosen and walk.has_derivative(number):
-            walk.blocks[number] = {number: (identity(shape),)}
-    outputs = walk.run(inner, inputs)
+    inputs, outputs = _walked(walk, inner, differentiable, names)
+    add_undefined(walk, outputs, lambda other: _walked(other, inner, differentiable, names))
     blocks = {}
     for o, number in enumerate(outputs):
         if not walk.has_derivative(number):
@@ -354,6 +441,24 @@ def derive(
     return Derivation(
         walk.tape, tuple(inputs), tuple(outputs), blocks, tuple(walk.notes), tuple(walk.custom)
     )
+
+
+def _walked(
+    walk: Walk, inner: Program, differentiable: Sequence[bool] | None, names: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Walks a program from fresh inputs; the tape numbers of its inputs and of its outputs."""
+    inputs = []
+    for position, variable in enumerate(inner.inputs):
+        shape, dtype = program.shape_of(variable), program.dtype_of(variable)
+        number = walk.input(shape, dtype)
+        walk.tape.finite.add(number)
+        inputs.append(number)
+        if position < len(names):
+            walk.tape.names[number] = names[position]
+        chosen = differentiable is None or differentiable[position]
+        if chosen and walk.has_derivative(number):
+            walk.blocks[number] = {number: (identity(shape),)}
+    return inputs, walk.run(inner, inputs)
 
 
 def is_inexact(dtype: Any) -> bool:
@@ -396,8 +501,6 @@ def _scaled(operation: Operation, k: int, term: Term, zero: Any) -> Term | None:
     factor = derivative(operation, k, term.out)
     numerator = operation.known(0) if operation.op == "div" and k == 1 else None
     if numerator is not None and not numerator.any():
-        return None
-    if factor.products is not None and all(p.scale == 0.0 for p in factor.products):
         return None
     if factor is coefficients.ONE:
         return term
