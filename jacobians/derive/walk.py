@@ -22,9 +22,7 @@ from jacobians import program
 from jacobians.algebra import coefficient as coefficients
 from jacobians.algebra.affine import ZERO
 from jacobians.algebra.block import Terms, compose_all, identity, limited, union, wide
-from jacobians.algebra.points import grid_size
-from jacobians.algebra.projection import projected
-from jacobians.algebra.term import Term, compose, normal, pattern_only, relation_variables
+from jacobians.algebra.term import Term, compose, normal
 from jacobians.derive import control, indexing, moving, reducing
 from jacobians.derive.certain import zeros
 from jacobians.derive.elementwise import (
@@ -33,8 +31,9 @@ from jacobians.derive.elementwise import (
     SAME,
     derivative,
 )
-from jacobians.derive.masks import conditions, recognised, restrict
+from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation, restrict_index
+from jacobians.derive.paths import fair_paths, has_more_paths, without_paths
 from jacobians.derive.rounding import Radius
 from jacobians.derive.tape import Node, Tape, Value
 from jacobians.program import Program
@@ -43,11 +42,6 @@ RULES = {**moving.RULES, **reducing.RULES, **indexing.RULES}
 
 Blocks = dict[int, Terms]
 Shape = tuple[int, ...]
-
-# paths per entry of a block that are followed one by one, how few always are, and how many ever
-REPEATS = 4
-FEW_PATHS = 1 << 12
-MANY_PATHS = 1 << 20
 
 # operations that a call may add around the one it is named after
 WRAPPING = {"broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy"}
@@ -319,25 +313,23 @@ class Walk:
             self.blocks[number] = blocks
 
     def followed(self, terms: Terms, out_shape: Shape, in_shape: Shape) -> Terms:
-        """The terms, those with far more paths than the block has entries as patterns alone."""
-        fair = min(max(REPEATS * prod(out_shape) * prod(in_shape), FEW_PATHS), MANY_PATHS)
+        """The terms; those with far more paths than the block has entries stop following them."""
+        fair = fair_paths(out_shape, in_shape)
+        if not any(has_more_paths(term, fair) for term in terms):
+            return terms
         lighter: list[Term] = []
         for term in terms:
-            visible = {v for e in (*term.out, *term.inp) for v, _ in e.terms}
-            if visible.issuperset(relation_variables(term)) or grid_size(term) <= fair:
-                lighter.append(term)
-                continue
-            smaller, exact = projected(pattern_only(term), fair)
+            smaller, exact = (
+                without_paths(term, self.tape, fair) if has_more_paths(term, fair) else (term, True)
+            )
+            if smaller is not None:
+                lighter.append(smaller)
             if not exact:
                 self.note(
                     "the paths through constant arrays with zeros are too many to follow: along "
                     "the axes that they join every output is taken to depend on every input"
                 )
-            if smaller is not None:
-                found = normal(recognised(smaller))
-                if found is not None:
-                    lighter.append(found)
-        return union(lighter) if len(lighter) < len(terms) or lighter != list(terms) else terms
+        return union(lighter)
 
 
 def derive(
