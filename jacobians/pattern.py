@@ -27,6 +27,8 @@ Integers = NDArray[Any]
 Shape = tuple[int, ...]
 
 MAX_ENTRIES = 1 << 30
+# index vectors that are visited whatever the size of the block
+MAX_LISTED = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,11 +208,14 @@ def block_pattern(terms: Terms, out_shape: Shape, in_shape: Shape) -> Pattern:
     """
     plain = [pattern_only(t) for t in terms]
     visits = sum(entries.grid_size(t) for t in plain)
-    if visits > MAX_ENTRIES:
-        raise too_many(visits)
     grids = [grid_of(t, out_shape, in_shape) for t in plain]
-    if len(plain) == 1 and grids[0] is not None and grids[0].ordered:
+    if len(plain) == 1 and grids[0] is not None and grids[0].ordered and visits <= MAX_ENTRIES:
         return Pattern(out_shape, in_shape, (grids[0], plain[0]), None)
+    if visits > min(MAX_ENTRIES, max(MAX_LISTED, 4 * prod(out_shape) * prod(in_shape))):
+        listed = entries.coordinates(plain, out_shape, in_shape, MAX_LISTED)
+        if listed is None:
+            raise too_many(visits)
+        return Pattern(out_shape, in_shape, None, listed[0] * prod(in_shape) + listed[1])
     parts = [
         term_keys(t, out_shape, in_shape, grid)[0] for t, grid in zip(plain, grids, strict=True)
     ]

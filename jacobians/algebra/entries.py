@@ -8,110 +8,24 @@ over the free ones.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians.algebra import affine
 from jacobians.algebra import coefficient as coefficients
 from jacobians.algebra.affine import Affine
+from jacobians.algebra.points import Integers, Points, Shape, grid_size, points
+from jacobians.algebra.projection import by_parts, projected
 from jacobians.algebra.table import Table
 from jacobians.algebra.term import Guard, Term, contains, pattern_only, relation_variables
 
-Integers = NDArray[np.int64]
-Shape = tuple[int, ...]
+__all__ = ["Points", "coordinates", "grid_size", "listed", "pairs", "points"]
 
 
-@dataclass(frozen=True)
-class Points:
-    """The index vectors of a term.
-
-    Attributes:
-        at: for every variable its values, one per index vector.
-        count: the number of index vectors.
-    """
-
-    at: dict[int, Integers]
-    count: int
-
-    def value(self, e: Affine) -> Integers:
-        """The values of an expression."""
-        result = np.full(self.count, e.const, dtype=np.int64)
-        for v, c in e.terms:
-            result += c * self.at[v]
-        return result
-
-    def flat(self, index: Sequence[Affine], shape: Shape) -> Integers:
-        """The positions in the flattened array that an index points to."""
-        return self.value(affine.ravel(index, shape))
-
-
-def grid_size(term: Term) -> int:
-    """The number of index vectors that `points` has to visit."""
-    solved = _solved_variables(term)
-    return prod(term.sizes[v] for v in relation_variables(term) if v not in solved)
-
-
-def points(term: Term, extra: Iterable[int] = ()) -> Points:
-    """Every index vector that satisfies the term's conditions.
-
-    Args:
-        term: a term.
-        extra: further variables to run over (the coefficient's own).
-
-    Returns:
-        The values of all variables at all index vectors.
-    """
-    solved = _solved_variables(term)
-    order = [v for v in (*relation_variables(term), *extra) if v not in solved]
-    sizes = [term.sizes[v] for v in order]
-    count = prod(sizes)
-    at: dict[int, Integers] = {}
-    inner = count
-    for v, n in zip(order, sizes, strict=True):
-        inner //= max(n, 1)
-        at[v] = np.tile(np.repeat(np.arange(n, dtype=np.int64), inner), count // max(n * inner, 1))
-    found = Points(at, count)
-    keep = np.ones(count, dtype=bool)
-    for v, condition in solved.items():
-        if isinstance(condition, Guard):
-            assert condition.value is not None
-            c = affine.coefficient(condition.value, v)
-            rest = affine.subtract(condition.value, affine.variable(v, c))
-            places = [found.value(e) for e in condition.at]
-            for place, size in zip(places, condition.table.array.shape, strict=True):
-                # a vector that another condition rules out may point outside the table
-                keep &= (place >= 0) & (place < size)
-            looked_up = condition.table.array[
-                tuple(
-                    np.clip(place, 0, size - 1)
-                    for place, size in zip(places, condition.table.array.shape, strict=True)
-                )
-            ]
-            at[v] = c * (looked_up - found.value(rest))
-        else:
-            c = affine.coefficient(condition, v)
-            rest = affine.subtract(condition, affine.variable(v, c))
-            quotient, remainder = np.divmod(-found.value(rest), c)
-            at[v] = quotient
-            keep &= remainder == 0
-        keep &= (at[v] >= 0) & (at[v] < term.sizes[v])
-    used = {id(c) for c in solved.values()}
-    for e in term.zeros:
-        if id(e) not in used:
-            keep &= found.value(e) == 0
-    for e in term.bounds:
-        keep &= found.value(e) >= 0
-    if not keep.all():
-        at = {v: values[keep] for v, values in at.items()}
-        found = Points(at, int(keep.sum()))
-    for g in term.guards:
-        if id(g) not in used:
-            found = _guarded(found, g)
-    return found
+# index vectors per entry that are visited before others ways are looked for, and how many always
+REPEATS = 4
+SMALL = 1 << 12
 
 
 def pairs(term: Term, out_shape: Shape, in_shape: Shape) -> tuple[Integers, Integers]:
@@ -136,12 +50,36 @@ def coordinates(
         Rows and columns, or None when there are more index vectors than `limit`.
     """
     plain = _without_contained([pattern_only(t) for t in terms])
-    if sum(grid_size(t) for t in plain) > limit:
-        return None
-    columns = prod(in_shape)
-    parts = [_keys(t, out_shape, in_shape) for t in plain] or [np.zeros(0, np.int64)]
-    row, column = np.divmod(_sorted_once(parts), max(columns, 1))
+    size = prod(out_shape) * prod(in_shape)
+    # paths may be far more than entries, and are then counted up step by step
+    fair = min(limit, max(REPEATS * size, SMALL))
+    if sum(grid_size(t) for t in plain) <= fair:
+        parts = [_keys(t, out_shape, in_shape) for t in plain]
+    else:
+        parts = []
+        for t in plain:
+            keys = _keys_of_large(t, out_shape, in_shape, limit)
+            if keys is None:
+                return None
+            parts.append(keys)
+    row, column = np.divmod(_sorted_once(parts or [np.zeros(0, np.int64)]), max(prod(in_shape), 1))
     return row, column
+
+
+def _keys_of_large(term: Term, out_shape: Shape, in_shape: Shape, limit: int) -> Integers | None:
+    """The same of a term with more index vectors than can be visited; None where that fails."""
+    size = prod(out_shape) * prod(in_shape)
+    fair = min(limit, max(REPEATS * size, SMALL))
+    if grid_size(term) <= fair:
+        return _keys(term, out_shape, in_shape)
+    smaller, _ = projected(term, fair)
+    if smaller is None:
+        return np.zeros(0, np.int64)
+    if grid_size(smaller) <= fair:
+        return _keys(smaller, out_shape, in_shape)
+    place = affine.ravel((*smaller.out, *smaller.inp), (*out_shape, *in_shape))
+    keys = by_parts(smaller, place, limit)
+    return None if keys is None else keys[(keys >= 0) & (keys < size)]
 
 
 def _without_contained(terms: list[Term]) -> list[Term]:
@@ -232,41 +170,3 @@ def listed(
 
     out, inp = index(rows, out_shape), index(columns, in_shape)
     return Term(sizes, out, inp, coefficients.opaque(depends), guards=tuple(guards))
-
-
-def _solved_variables(term: Term) -> dict[int, Any]:
-    """For each variable that a condition determines, that condition, in an order to solve them."""
-    solved: dict[int, Any] = {}
-
-    def free(es: Iterable[Affine], but: int | None = None) -> bool:
-        return not any(v in solved and v != but for e in es for v, _ in e.terms)
-
-    for g in term.guards:
-        if g.value is None or not free((*g.at, g.value)):
-            continue
-        inside = {v for e in g.at for v, _ in e.terms}
-        options = [v for v, c in g.value.terms if abs(c) == 1 and v not in inside]
-        if options:
-            solved[max(options, key=lambda v: term.sizes[v])] = g
-    for e in term.zeros:
-        if free((e,)):
-            solved[max(e.terms, key=lambda pair: term.sizes[pair[0]])[0]] = e
-    # a condition that uses a variable solved after it would be read too early
-    names = set(solved)
-    order = list(solved)
-    for k, v in enumerate(order):
-        condition = solved[v]
-        used = (
-            {w for e in (*condition.at, condition.value or affine.ZERO) for w, _ in e.terms}
-            if isinstance(condition, Guard)
-            else {w for w, _ in condition.terms}
-        )
-        if used & (names - set(order[:k]) - {v}):
-            return {w: solved[w] for w in order[:k]}
-    return solved
-
-
-def _guarded(found: Points, guard: Guard) -> Points:
-    entry = guard.table.array[tuple(found.value(e) for e in guard.at)]
-    keep = entry if guard.value is None else entry == found.value(guard.value)
-    return Points({v: values[keep] for v, values in found.at.items()}, int(keep.sum()))

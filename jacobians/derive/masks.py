@@ -72,6 +72,19 @@ def conditions(mask: Mask, index: tuple[Affine, ...]) -> Conditions | None:
     return Conditions(guards=(Guard(Table(mask), index),))
 
 
+def recognised(term: Term) -> Term:
+    """The term with its tables of booleans written as conditions on indices where they are."""
+    rest = replace(term, guards=tuple(g for g in term.guards if g.value is not None))
+    for guard in term.guards:
+        if guard.value is None:
+            found = conditions(guard.table.array, guard.at)
+            if found is not None:
+                rest = restrict(rest, found)
+            else:
+                rest = restrict(rest, Conditions(guards=(guard,)))
+    return rest
+
+
 def lookup(table: NDArray[np.integer], index: tuple[Affine, ...]) -> tuple[Affine, Conditions]:
     """An expression equal to `table[index]`.
 

@@ -34,6 +34,7 @@ from jacobians.derive.elementwise import (
 )
 from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation, restrict_index
+from jacobians.derive.paths import fair_paths, has_more_paths, without_paths
 from jacobians.derive.rounding import Radius
 from jacobians.derive.tape import Node, Tape, Value
 from jacobians.program import Program
@@ -41,6 +42,7 @@ from jacobians.program import Program
 RULES = {**moving.RULES, **reducing.RULES, **indexing.RULES}
 
 Blocks = dict[int, Terms]
+Shape = tuple[int, ...]
 
 # operations that a call may add around the one it is named after
 WRAPPING = {"broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy"}
@@ -313,9 +315,9 @@ class Walk:
         blocks: Blocks = {}
         for source, terms in by_source.items():
             told = (self.told(term) for term in terms)
-            merged = limited(
-                union(t for t in told if t is not None), self.shape(number), self.shape(source)
-            )
+            shapes = self.shape(number), self.shape(source)
+            kept = union(t for t in told if t is not None)
+            merged = limited(self.followed(kept, *shapes), *shapes)
             if merged:
                 blocks[source] = merged
         if blocks:
@@ -336,6 +338,25 @@ class Walk:
         if not kept:
             return None
         return replace(term, coefficient=replace(term.coefficient, products=kept))
+
+    def followed(self, terms: Terms, out_shape: Shape, in_shape: Shape) -> Terms:
+        """The terms; those with far more paths than the block has entries stop following them."""
+        fair = fair_paths(out_shape, in_shape)
+        if not any(has_more_paths(term, fair) for term in terms):
+            return terms
+        lighter: list[Term] = []
+        for term in terms:
+            smaller, exact = (
+                without_paths(term, self.tape, fair) if has_more_paths(term, fair) else (term, True)
+            )
+            if smaller is not None:
+                lighter.append(smaller)
+            if not exact:
+                self.note(
+                    "the paths through constant arrays with zeros are too many to follow: along "
+                    "the axes that they join every output is taken to depend on every input"
+                )
+        return union(lighter)
 
 
 def add_undefined(walk: Walk, outputs: Iterable[int], again: Callable[[Walk], object]) -> None:
