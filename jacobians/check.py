@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jacobians import dense
+from jacobians import dense, program
 from jacobians.arguments import Call, bind, function_name, short_type
 from jacobians.compare import Compared, Comparison, Entries, compare
 from jacobians.complex_parts import has_complex, in_real_parts
@@ -40,15 +40,21 @@ from jacobians.implied import (
     pulled,
     rebuilt,
     rounding,
+    rounding_to_first_order,
 )
 from jacobians.linearity import Fault, faults
 from jacobians.oracle import Oracle
 from jacobians.probes import PROBES, Probed, probed
 from jacobians.report.spy import spy
 from jacobians.rule import Rule, find_rule, first_line, without_static
+from jacobians.terms import drawn, largest, rounding_slopes
 from jacobians.verdict import nonfinite, note_lost, verdicts
 
 Array = NDArray[Any]
+
+# a rule's forward pass may compute the value in another way: it may be off by so many times what
+# one rounding of every operation of the function leaves
+VALUE_NOISE = 100.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ class BlockCheck:
         wrong: how many entries are wrong.
         kinks: how many entries differ but lie between the one-sided derivatives.
         undefined: how many entries have no derivative, so that the rule's NaN there is no mistake.
+        singular: how many entries have no finite derivative, where the rule says a number that is
+            then a convention, or rightly infinity.
         verdict: 'right', 'right (kinks)', 'wrong' or 'differs as declared'.
         precision: what the deciding comparison was made in.
         picture: the pattern of the wrong entries in braille, one line of the matrix each.
@@ -125,6 +133,7 @@ class BlockCheck:
     precision: str = "float64"
     picture: tuple[str, ...] = ()
     undefined: int = 0
+    singular: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -254,8 +263,8 @@ def check_vjp(
         found = diagnose_form(call, rule, [(p.kind, p.message) for p in problems])
         return VJPCheck(name, rule.kind, (), tuple(problems), tuple(notes), found,
                         declared=declared)  # fmt: skip
-    problems += _primal_problems(call, rule) + _symbolic_problems(call, rule)
     oracle = Oracle(call)
+    problems += _primal_problems(call, rule, oracle) + _symbolic_problems(call, rule)
     broken = _faults(call, rule, oracle)
     problems += [Problem(x.kind, x.message, x.inputs) for x in broken]
     made = compare(call, rule, oracle, notes)
@@ -337,15 +346,17 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
         def plain(c: Sequence[Any]) -> Sequence[Any]:
             return pulled(call, rule, values, c)
 
-        noisy = rounding(call, rule)
+        sloping, noisy = rounding_to_first_order(call, rule), rounding(call, rule)
 
-        def noise(c: Sequence[Any]) -> list[Any]:
-            exact = plain(c)
-            made = [noisy(values, c, eps, seed) for seed in range(4)]
-            return [
-                np.max([np.abs(np.asarray(m[k]) - np.asarray(e)) for m in made], axis=0)
-                for k, e in enumerate(exact)
-            ]
+        def noise(c: Sequence[Any]) -> list[Array]:
+            try:
+                return largest([sloping(values, c, eps, 0.0, numbers) for numbers in drawn()])
+            except Exception:
+                # JAX cannot differentiate the rule: its rounding is imitated instead
+                exact = plain(c)
+                moved = [noisy(values, c, eps, seed) for seed in range(len(drawn()))]
+                pairs = [zip(m, exact, strict=True) for m in moved]
+                return largest([[np.asarray(a) - np.asarray(b) for a, b in p] for p in pairs])
 
         try:
             zero = [jnp.zeros(t.shape, t.dtype) for t in templates]
@@ -522,14 +533,14 @@ def _kind(value: Any) -> str:
     return f"an array of shape {list(shape)}" if shape is not None else f"a {type(value).__name__}"
 
 
-def _primal_problems(call: Call, rule: Rule) -> list[Problem]:
+def _primal_problems(call: Call, rule: Rule, oracle: Oracle) -> list[Problem]:
     """Whether the forward pass of the rule returns what the function returns."""
     if rule.primal is None:
         return []
     mine = jax.tree.leaves(rule.primal())
-    plain = call.flat(())()
+    plain = oracle.narrow_outputs
     problems = []
-    for leaf, a, b in zip(call.outputs, mine, plain, strict=False):
+    for k, (leaf, a, b) in enumerate(zip(call.outputs, mine, plain, strict=False)):
         if jnp.shape(a) != jnp.shape(b):
             problems.append(
                 Problem(
@@ -541,23 +552,68 @@ def _primal_problems(call: Call, rule: Rule) -> list[Problem]:
             continue
         if not leaf.differentiable:
             continue
-        x, y = np.asarray(a, np.complex128), np.asarray(b, np.complex128)
-        eps = float(jnp.finfo(leaf.dtype).eps)
-        scale = np.abs(y[np.isfinite(y)]).max(initial=0.0)
-        same = (x == y) | (np.isnan(x) & np.isnan(y))
-        with np.errstate(invalid="ignore"):
-            off = ~same & ~(np.abs(x - y) <= 1e3 * eps * np.maximum(np.abs(y), 1e-3 * scale))
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        off = _values_differ(x, y, 1e3 * float(jnp.finfo(leaf.dtype).eps))
+        if (off & np.isfinite(x) & np.isfinite(y)).any():
+            with np.errstate(invalid="ignore"):
+                off &= ~(np.abs(x - y) <= VALUE_NOISE * _value_noise(call, k).reshape(y.shape))
+        if (off & ~np.isfinite(y)).any():
+            # what overflows in the inputs' own precision is judged where it does not
+            off &= np.isfinite(y) | ~_agree_in_double(rule, oracle, k).reshape(y.shape)
         if off.any():
             where = tuple(int(k) for k in np.argwhere(off)[0])
             problems.append(
                 Problem(
                     "primal",
                     f"the forward rule gives {leaf.name}{list(where) if where else ''} = "
-                    f"{x[where].real:.6g}, the function itself {y[where].real:.6g}: the rule's "
+                    f"{x[where]:.6g}, the function itself {y[where]:.6g}: the rule's "
                     "forward pass has to return what the function returns",
                 )
             )
     return problems
+
+
+def _values_differ(x: Array, y: Array, share: float) -> Array:
+    """Where two values differ by more than a share of the second; infinite ones by anything."""
+    with np.errstate(invalid="ignore"):
+        close = np.isfinite(x) & np.isfinite(y) & (np.abs(x - y) <= share * np.abs(y))
+    return np.asarray(~(close | (x == y) | (np.isnan(x) & np.isnan(y))))
+
+
+def _value_noise(call: Call, output: int) -> Array:
+    """How far one rounding of every operation moves an output, to first order."""
+    values = [leaf.value for leaf in call.inputs]
+    floats = floats_of(call, values)
+    places = [k for k, leaf in enumerate(call.outputs) if leaf.differentiable]
+    dtype = call.outputs[output].dtype
+    eps, tiny = float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).tiny)
+    try:
+        traced = program.trace(
+            lambda *g: tuple(
+                call.with_values(rebuilt(call, values, g)).flat(())()[k] for k in places
+            ),
+            [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in floats],
+        )
+        made = [rounding_slopes(traced, floats, (), eps, tiny, r) for r in drawn()]
+    except Exception:
+        # JAX cannot differentiate the function: nothing is excused
+        return np.zeros(call.outputs[output].size)
+    return largest(made)[places.index(output)]
+
+
+def _agree_in_double(rule: Rule, oracle: Oracle, output: int) -> Array:
+    """Where the rule's forward pass and the function agree, in double precision."""
+    with jax.enable_x64(True):
+        try:
+            primal = rule.bound(rule.call.with_values(oracle.wide)).primal
+            assert primal is not None
+            x = np.asarray(jax.tree.leaves(primal())[output], np.float64)
+        except Exception:
+            # no double precision: what was seen stands
+            return np.zeros(oracle.narrow_outputs[output].shape, bool)
+    y = np.asarray(oracle.outputs[output], np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    return np.asarray(finite & ~_values_differ(x, y, 1e-5))
 
 
 def _block_check(call: Call, found: Entries, result: Comparison) -> BlockCheck:
@@ -570,7 +626,7 @@ def _block_check(call: Call, found: Entries, result: Comparison) -> BlockCheck:
             input_.name,
             _index(int(found.rows[at]), output.shape),
             _index(int(found.columns[at]), input_.shape),
-            float(found.expected[at]),
+            float(result.nearest[at]),
             float(result.actual[at]),
         )
         error, allowed = float(result.error[at]), float(result.tolerance[at])
@@ -583,6 +639,7 @@ def _block_check(call: Call, found: Entries, result: Comparison) -> BlockCheck:
         result.source, worst, wrong, kinks,
         "wrong" if wrong else "right (kinks)" if kinks else "right",
         result.precision, tuple(picture), int((result.undefined & ~result.wrong).sum()),
+        int((result.singular & ~result.wrong).sum()),
     )  # fmt: skip
 
 

@@ -2,14 +2,15 @@
 
 The comparison is exact: every entry, or, when the matrix is large, every entry of the proved
 pattern of either side, everything else being proved zero on both. A tolerance is what rounding can
-explain: the precision that both sides are computed in, times the size of an entry and of its row
-and column, plus what the derivative itself moves when the inputs move by one rounding. Where that
-does not explain a difference, the terms that an entry is the sum of are measured, since rounding is
-relative to them where they cancel.
+explain of an entry by itself: a small part of its own size, and where that is not enough, what
+rounding moves it by, measured to first order in the program of the derivative and in the rule's.
+Only terms that cancel in the entry count; what stands in other rows and columns excuses nothing.
 
-Where only the inputs' own precision shows a difference, rounding is imitated: the rule's program is
-run again with an error of one rounding after every operation, and what that moves an entry by is
-what rounding may explain.
+Where the derivative jumps beside the point, one-sided derivatives are looked at, also of entries
+that agree with JAX's: what JAX says at a tie is a convention, and kinks may cancel.
+
+In the inputs' own precision rounding is imitated too: the rule's program is run again with an
+error of one rounding after every operation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,10 +37,12 @@ from jacobians.implied import (
     pulled,
     rebuilt,
     rounding,
+    rounding_to_first_order,
     row_colours,
 )
 from jacobians.oracle import NUDGE, Oracle
-from jacobians.rule import Rule
+from jacobians.rule import Rule, first_line
+from jacobians.terms import drawn, largest
 
 Array = NDArray[Any]
 Integers = NDArray[np.int64]
@@ -53,11 +56,19 @@ MAX_PATTERN = 1 << 22
 SEEDS = 4
 NOISE = 10.0
 LOUD = 16.0
-# rounding, however amplified, is less than this share of the terms that cancel
-FAR = 1e-10
+# half precision leaves so few digits that less of them is put down to rounding
+COARSE_NOISE = 4.0
+COARSE = 1e-4
+# below this unit roundoff a comparison is in double precision
+FINE = 1e-12
+# an entry that moving the inputs by `NUDGE` changes by this share of itself jumps there
+JUMP = 1e-4
 # no more derivative samples than this are taken to look for kinks
 KINK_BUDGET = 1 << 26
+# no more columns than this are measured one by one once one is wrong beyond what rounding explains
 TERM_BUDGET = 1 << 18
+# no more derivative samples than this are taken of entries that agree with JAX's derivative
+AGREEING_BUDGET = 1 << 24
 # so many groups of columns are looked at together
 BATCH = 8
 
@@ -71,6 +82,10 @@ class Comparison:
         wrong: which entries are wrong.
         kink: which of all entries differ at a kink; those that are not wrong are right there.
         undefined: which entries the function has no derivative for, so that NaN is no mistake.
+        singular: which entries the function has no finite derivative for, so that what the rule
+            says is a convention.
+        nearest: the right value that is nearest, by entry: the derivative, except at kinks and
+            where JAX's own is not it.
         error: distance to the nearest right value, by entry.
         tolerance: what rounding may explain, by entry.
         source: where the tolerance comes from.
@@ -81,6 +96,8 @@ class Comparison:
     wrong: Bools
     kink: Bools
     undefined: Bools
+    singular: Bools
+    nearest: Array
     error: Array
     tolerance: Array
     source: str
@@ -120,12 +137,13 @@ class Entries:
         columns: column of every listed entry.
         expected: the derivative.
         bar: error bar of the derivative, or None.
-        moved: the derivative at inputs moved by one rounding, or None.
+        jumps: whether the derivative is another just beside the point.
         wide: what the rule says in double precision, or None.
         narrow: what the rule says in the inputs' own precision.
         wide_eps: unit roundoff of the double-precision comparison.
         narrow_eps: unit roundoff of the inputs' own precision.
-        unit: size of the output entry divided by that of the input entry.
+        unit: size of the output entry divided by that of the input entry, which is what finite
+            differences are rounded to.
         nowhere: whether the output entry itself is NaN or infinite.
         lost: whether the inputs' own precision can hold the function or the derivative not at all,
             so that what the rule says there is none of its own making.
@@ -141,7 +159,7 @@ class Entries:
     columns: Integers
     expected: Array
     bar: Array | None
-    moved: Array | None
+    jumps: Bools
     wide: Array | None
     narrow: Array
     wide_eps: float
@@ -184,42 +202,26 @@ class Entries:
             return None
         return np.asarray((atol or 0.0) + (rtol or 0.0) * np.abs(np.nan_to_num(self.expected)))
 
-    @cached_property
+    @property
     def _size(self) -> Array:
         return np.abs(np.where(np.isfinite(self.expected), self.expected, 0.0))
 
     @cached_property
-    def _scale(self) -> Array:
-        """The smaller of the largest entries in an entry's row and column."""
-        shape = (int(np.max(self.rows, initial=-1)) + 1, int(np.max(self.columns, initial=-1)) + 1)
-        row, column = np.zeros(shape[0]), np.zeros(shape[1])
-        np.maximum.at(row, self.rows, self._size)
-        np.maximum.at(column, self.columns, self._size)
-        return np.asarray(np.minimum(row[self.rows], column[self.columns]))
+    def _jumping_rows(self) -> Bools:
+        """Which entries are in a row of which some entry jumps: the row may be at a kink."""
+        rows = np.zeros(int(np.max(self.rows, initial=-1)) + 1, bool)
+        rows[self.rows[self.jumps]] = True
+        return np.asarray(rows[self.rows])
 
-    def _floor(self, eps: float) -> Array:
-        """What an entry can be told by at all: the unit of the output per unit of the input."""
-        tiny = 1e4 * float(np.finfo(np.float32 if eps > 1e-12 else float).tiny)
-        floor = 16 * eps * (self.unit + self._size.max(initial=0.0)) + tiny
-        return np.asarray(floor if self.bar is None else floor + self.bar)
-
-    def tolerances(self, eps: float) -> tuple[Array, Array]:
-        """The largest difference that rounding explains, and one worth a second look."""
-        size, scale, floor = self._size, self._scale, self._floor(eps)
-        roundings = 8.0 if eps > 1e-4 else 64.0
-        hard = max(1e-5, roundings * eps) * size + floor
-        hard = hard + self._roundings(eps) * eps * scale
-        if self.moved is not None:
-            with np.errstate(invalid="ignore"):
-                change = np.abs(self.moved - self.expected)
-            change = np.where(np.isfinite(change), change, 0.0)
-            # how far one rounding of the inputs moves each derivative
-            factor = 16.0 * max(eps / NUDGE, 1e-3)
-            hard = hard + np.minimum(factor * change, 0.1 * size + 0.1 * scale)
-        soft = hard
-        if 1e-12 < eps < 1e-4:
-            soft = np.minimum(hard, 1e-5 * size + 16 * eps * scale + floor)
-        return np.asarray(hard), np.asarray(soft)
+    def tolerance(self, eps: float) -> Array:
+        """The largest difference that needs no second look: a small part of the entry itself."""
+        tiny = 1e4 * float(np.finfo(np.float32 if eps > FINE else float).tiny)
+        roundings = 8.0 if eps > COARSE else 64.0
+        share = 1e-5 if eps < COARSE else roundings * eps
+        result = share * self._size + tiny
+        if self.bar is not None:
+            result = result + self.bar + 16 * eps * self.unit
+        return np.asarray(result)
 
     def _pass(
         self,
@@ -232,67 +234,74 @@ class Entries:
         confirmed: bool = False,
     ) -> Comparison:
         """Compares in one precision; `confirmed` says that the formula is known to be right."""
+        tolerance = self.tolerance(eps) if given is None else given
+        source = "as given by rtol and atol"
         if given is None:
-            hard, soft = self.tolerances(eps)
-            source = f"{_digits(eps)} rounding, the entry's row and column, the conditioning seen"
+            source = f"{_digits(eps)} rounding of the entry itself"
             if self.bar is not None:
                 source = f"{source}, the error bar of the finite differences"
-        else:
-            hard = soft = given
-            source = "as given by rtol and atol"
         with np.errstate(invalid="ignore"):
             error = np.abs(actual - self.expected)
-            same = (actual == self.expected) | (error <= soft)
-        off = np.flatnonzero(~same)
+            same = (actual == self.expected) | (error <= tolerance)
         error = np.where(np.isfinite(error), error, np.where(same, 0.0, np.inf))
-        wrong, kink, undefined = (np.zeros(len(error), bool) for _ in range(3))
-        if len(off):
-            width = (1e-7, 1e-13) if eps < 1e-12 else (1e-6, 1e-6)
-            wrong[off], kink[off], undefined[off], error[off] = self._settle(
-                off, actual, soft, oracle, sides, width
-            )
-        terms = np.zeros(len(error))
-        if given is None and wrong.any():
-            # what is left where terms cancel is rounding of the terms
-            terms = self._terms(wrong, error, eps, soft, oracle, sides)
-            hard, soft = (t + _of_terms(eps) * terms for t in (hard, soft))
-            wrong = wrong & ~(error <= soft)
-            if terms.any():
-                source = f"{source}, the terms that it is the sum of"
-        if given is None and 1e-12 < eps < 1e-4 and wrong.any():
-            with np.errstate(over="ignore"):
-                noise = NOISE * sides.noise[self.inside]
-            if not confirmed:
-                noise = np.minimum(noise, 0.1 * self._size + 0.1 * self._scale)
-            wrong = wrong & ~(error <= soft + noise)
-            hard = soft + noise
-        if given is None and eps <= 1e-12 and wrong.any():
-            # far below what the block is made of: the last digits of double precision may be it
-            small = error <= 1e-8 * (self._size.max(initial=0.0) + self.unit) + FAR * terms
-            if small[wrong].any():
-                noise = np.where(small, NOISE * sides.double_noise[self.inside], 0.0)
-                wrong = wrong & ~(error <= soft + noise)
-                hard = hard + noise
-            small = wrong & (error <= FAR * terms)
-            if small.any():
-                noise = NOISE * self._measured(small, error, oracle, sides, oracle.noise)
-                wrong = wrong & ~(small & (error <= soft + noise))
-                hard = hard + np.where(small, noise, 0.0)
-        return Comparison(actual, wrong, kink, undefined, error, hard, source, precision)
-
-    def _terms(
-        self, wrong: Bools, error: Array, eps: float, soft: Array, oracle: Oracle, sides: "Sides"
-    ) -> Array:
-        """How large the terms are whose sum the derivative is, where entries look wrong.
-
-        Columns are looked at from the worst on; where there are many, until one is wrong for all
-        that its terms explain.
-        """
-        factor = max(_of_terms(eps), FAR if eps <= 1e-12 else 0.0)
-        return self._measured(
-            wrong & np.isfinite(error), error, oracle, sides, oracle.terms,
-            lambda k, terms: bool((error[k] > soft[k] + factor * terms).any()),
+        no = np.zeros(len(error), bool)
+        found = kinks.Verdicts(
+            ~same, no, no.copy(), no.copy(), error, np.asarray(self.expected).copy()
+        )
+        width = (1e-7, 1e-13) if eps < FINE else (1e-6, 1e-6)
+        # in double precision a derivative that does not jump is at no kink
+        finite = np.isfinite(actual) & np.isfinite(self.expected)
+        look = ~same & (
+            self._jumping_rows | ~finite | (eps >= FINE) | (oracle.how != "forward mode")
+        )
+        if look.any():
+            self._settle(found, np.flatnonzero(look), actual, tolerance, oracle, sides, width)
+        agreeing = same & self.jumps & finite
+        if eps < FINE and agreeing.any():
+            self._disprove(found, np.flatnonzero(agreeing), actual, tolerance, oracle, sides)
+        if given is None and found.wrong.any():
+            explained = self._explained(found, eps, tolerance, oracle, sides, confirmed)
+            if explained.any():
+                tolerance = tolerance + explained
+                found.wrong[found.distance <= tolerance] = False
+                source = f"{source}, and what rounding moves it by, measured"
+        return Comparison(
+            actual, found.wrong, found.kink, found.undefined, found.singular, found.nearest,
+            found.distance, tolerance, source, precision,
         )  # fmt: skip
+
+    def _explained(
+        self,
+        found: kinks.Verdicts,
+        eps: float,
+        tolerance: Array,
+        oracle: Oracle,
+        sides: "Sides",
+        confirmed: bool,
+    ) -> Array:
+        """What rounding explains beyond the tolerance where entries look wrong."""
+        error = found.distance
+        factor = NOISE if eps <= COARSE else COARSE_NOISE
+        tiny = float(np.finfo(float if eps < FINE else np.float32).tiny)
+        left = found.wrong & np.isfinite(error)
+
+        def still(k: Integers, noise: Array) -> bool:
+            return bool((error[k] > tolerance[k] + factor * noise).any())
+
+        explained = factor * self._measured(left, error, oracle, sides, eps, tiny, still)
+        left &= error > tolerance + explained
+        if left.any():
+            of_rule = factor * sides.rule_noise(eps, tiny)[self.inside]
+            explained = np.where(left, np.maximum(explained, of_rule), explained)
+            left &= error > tolerance + explained
+        if left.any() and FINE < eps < COARSE:
+            # rounding that flips a comparison or is of second order shows when it is imitated
+            with np.errstate(over="ignore"):
+                imitated = NOISE * sides.noise[self.inside]
+            if not confirmed:
+                imitated = np.minimum(imitated, 0.1 * self._size)
+            explained = np.where(left, np.maximum(explained, imitated), explained)
+        return np.asarray(np.where(found.wrong, explained, 0.0))
 
     def _measured(
         self,
@@ -300,12 +309,14 @@ class Entries:
         error: Array,
         oracle: Oracle,
         sides: "Sides",
-        measure: Callable[[int, Integers], list[Array]],
-        enough: Callable[[Integers, Array], bool] | None = None,
+        eps: float,
+        tiny: float,
+        enough: Callable[[Integers, Array], bool],
     ) -> Array:
-        """Something of the truth at chosen entries, group by group of columns, 0 elsewhere.
+        """What rounding moves the derivative by at chosen entries, 0 elsewhere.
 
-        When the budget is used up it stops as soon as what it has is `enough`.
+        Columns are looked at from the worst on; when the budget is used up it stops as soon as
+        what it has is `enough`.
         """
         result = np.zeros(len(error))
         off = np.flatnonzero(chosen)
@@ -316,17 +327,13 @@ class Entries:
         spent, done = 0, False
         for groups, entries in self._batches(off, error[off], sides):
             for columns, mine in zip(groups, entries, strict=True):
-                result[mine] = measure(number, columns)[self.place][self.rows[mine]]
-                done = done or (enough is not None and enough(mine, result[mine]))
+                noise = oracle.noise(number, columns, eps, tiny)
+                result[mine] = noise[self.place][self.rows[mine]]
+                done = done or enough(mine, result[mine])
                 spent += cost
                 if done and spent > TERM_BUDGET:
                     return result
         return result
-
-    @staticmethod
-    def _roundings(eps: float) -> float:
-        """How many roundings of its row and column an entry may be off."""
-        return 2e3 if eps < 1e-12 else 8.0 if eps > 1e-4 else 64.0
 
     def _batches(
         self, off: Integers, distance: Array, sides: "Sides"
@@ -345,24 +352,19 @@ class Entries:
 
     def _settle(
         self,
+        found: kinks.Verdicts,
         off: Integers,
         actual: Array,
         tolerance: Array,
         oracle: Oracle,
         sides: "Sides",
         width: tuple[float, float],
-    ) -> tuple[Bools, Bools, Bools, Array]:
-        """Which of the differing entries are wrong, which at a kink or undefined, and by how much.
+    ) -> None:
+        """Settles which of the differing entries are wrong, and which at a kink or undefined.
 
         Groups of columns are looked at from the worst on; when the budget is used up and one is
         wrong, the verdict stands, and what has not been looked at counts as wrong.
         """
-        count = len(actual)
-        wrong, kink, undefined = np.zeros((3, count), dtype=bool)
-        wrong[off] = True
-        with np.errstate(invalid="ignore"):
-            distance = np.abs(actual - self.expected)
-        distance = np.where(np.isnan(distance), np.inf, distance)
         differences = oracle.how != "forward mode"
         if differences:
             width = (1e-4, 1e-4)
@@ -370,29 +372,75 @@ class Entries:
         number = oracle.call.selected.index(self.input)
         values = [oracle.wide[k] for k in oracle.call.selected]
         spent, broken = 0, False
-        for groups, entries in self._batches(off, distance[off], sides):
+        for groups, entries in self._batches(off, found.distance[off], sides):
             samples = kinks.one_sided(oracle.plain, values, number, groups, *width, differences)
+            first = []
             for place, mine in enumerate(entries):
                 row = self.rows[mine]
-                wrong[mine], kink[mine], undefined[mine], distance[mine] = kinks.judge(
-                    actual[mine],
-                    samples.derivatives[self.place][place][:, row],
-                    samples.rises[self.place][place, row]
-                    / (2 * samples.slope_steps[self.columns[mine]]),
-                    self.expected[mine],
-                    tolerance[mine],
-                    self.nowhere[mine],
+                first.append(
+                    kinks.judge(
+                        actual[mine],
+                        samples.derivatives[self.place][place][:, row],
+                        samples.rises[self.place][place, row]
+                        / (2 * samples.slope_steps[self.columns[mine]]),
+                        self.expected[mine],
+                        tolerance[mine],
+                        self.nowhere[mine],
+                    )
                 )
-                broken = broken or bool(wrong[mine].any())
+            if any(v.wrong.any() for v in first):
+                limits = kinks.limits(oracle.plain, values, number, groups)[self.place]
+                for place, mine in enumerate(entries):
+                    row = self.rows[mine]
+                    beside = samples.derivatives[self.place][place][:, row]
+                    first[place] = kinks.by_limits(
+                        first[place], actual[mine], limits.left[place][row],
+                        limits.right[place][row], limits.bar[place][row], tolerance[mine],
+                        np.isfinite(self.expected[mine]) & np.isfinite(beside).all(axis=0),
+                    )  # fmt: skip
+            for v, mine in zip(first, entries, strict=True):
+                found.wrong[mine], found.kink[mine] = v.wrong, v.kink
+                found.undefined[mine], found.singular[mine] = v.undefined, v.singular
+                found.distance[mine], found.nearest[mine] = v.distance, v.nearest
+                broken = broken or bool(v.wrong.any())
             spent += cost * len(groups)
             if spent > KINK_BUDGET and broken:
                 break
-        return wrong[off], kink[off], undefined[off], distance[off]
 
+    def _disprove(
+        self,
+        found: kinks.Verdicts,
+        agreeing: Integers,
+        actual: Array,
+        tolerance: Array,
+        oracle: Oracle,
+        sides: "Sides",
+    ) -> None:
+        """Marks entries that say what JAX says at a kink, and are disproved by the function.
 
-def _of_terms(eps: float) -> float:
-    """What share of the terms that it is the sum of an entry may be off by."""
-    return (8.0 if eps > 1e-4 else 32.0) * eps
+        max(x, 0) − |x|/2 is x/2; what JAX says at 0 depends on its conventions.
+        """
+        number = oracle.call.selected.index(self.input)
+        values = [oracle.wide[k] for k in oracle.call.selected]
+        cost = 2 * len(kinks.STEPS) * sum(leaf.size for leaf in oracle.call.inputs)
+        spent = 0
+        for groups, entries in self._batches(agreeing, -self._size[agreeing], sides):
+            limits = kinks.limits(oracle.plain, values, number, groups)[self.place]
+            for place, mine in enumerate(entries):
+                row = self.rows[mine]
+                wrong, nearest = kinks.disproved(
+                    actual[mine], limits.left[place][row], limits.right[place][row],
+                    limits.bar[place][row], tolerance[mine],
+                )  # fmt: skip
+                found.wrong[mine] = wrong
+                found.distance[mine] = np.where(
+                    wrong, np.abs(actual[mine] - nearest), found.distance[mine]
+                )
+                # what JAX says there is not the derivative
+                self.expected[mine[wrong]] = found.nearest[mine[wrong]] = nearest[wrong]
+            spent += cost * len(groups)
+            if spent > AGREEING_BUDGET:
+                break
 
 
 def _digits(eps: float) -> str:
@@ -412,6 +460,7 @@ class Sides:
         mine: what the rule says at values, in their precision.
         rounded: the same with every operation's result moved by a relative size at random,
             by a seed.
+        sloping: the slope of the same to first order.
         compressed: whether the entries are those of a proved pattern.
     """
 
@@ -421,6 +470,7 @@ class Sides:
     truth: Callable[[Sequence[Any] | None], tuple[Array, Array | None]]
     mine: Callable[[Sequence[Any]], Array]
     rounded: Callable[[Sequence[Any], float, int], Array]
+    sloping: Callable[[Sequence[Any], float, float, Array], Array]
     compressed: bool
 
     def column_colours(self, leaf: int) -> Integers | None:
@@ -460,15 +510,30 @@ class Sides:
             made = [(self.rounded(values, LOUD * eps, seed) - base) / LOUD for seed in range(SEEDS)]
         return np.asarray(np.max(np.abs(np.nan_to_num(made)), axis=0))
 
+    def rule_noise(self, eps: float, tiny: float) -> Array:
+        """How far rounding moves each entry of the rule, to first order; 0 where JAX cannot tell.
+
+        Args:
+            eps: the relative error of an operation.
+            tiny: its absolute error.
+        """
+        if (eps, tiny) not in self._rule_noise:
+            wide = [dense.promoted(leaf, leaf.value) for leaf in self.call.inputs]
+            self._rule_noise[eps, tiny] = np.zeros(len(self.rows))
+            for double, values in ((True, wide), (False, [x.value for x in self.call.inputs])):
+                try:
+                    with jax.enable_x64(double):
+                        seeds = [[self.sloping(values, eps, tiny, r)] for r in drawn()]
+                except Exception:
+                    # not in this precision: the other, or nothing is excused
+                    continue
+                self._rule_noise[eps, tiny] = largest(seeds)[0]
+                break
+        return self._rule_noise[eps, tiny]
+
     @cached_property
-    def double_noise(self) -> Array:
-        """How far rounding in double precision moves each entry of the rule."""
-        call = self.call
-        wide = [dense.promoted(leaf, leaf.value) for leaf in call.inputs]
-        with jax.enable_x64(True):
-            exact = self.mine(wide)
-            made = [self.rounded(wide, DOUBLE, seed) - exact for seed in range(SEEDS)]
-        return np.asarray(np.max(np.abs(np.nan_to_num(made)), axis=0))
+    def _rule_noise(self) -> dict[tuple[float, float], Array]:
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -503,16 +568,17 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
     if sides is None:
         return None
     expected, bar = sides.truth(None)
-    moved = None
+    jumps = np.zeros(len(expected), bool)
     if bar is None:
-        moved = sides.truth(oracle.nudged(NUDGE))[0]
-    wide, rule_eps, function_eps = None, DOUBLE, DOUBLE
+        for side in (1.0, -1.0):
+            jumps |= _jumps(expected, sides.truth(oracle.nudged(NUDGE, side))[0])
+    wide, rule_eps, function_eps, why = None, DOUBLE, DOUBLE, ""
     with jax.enable_x64(True):
         try:
             wide = sides.mine(oracle.wide)
             rule_eps, function_eps = precisions(call, rule, oracle.wide)
-        except Exception:
-            wide = None
+        except Exception as error:
+            wide, why = None, first_line(error)
     narrow = sides.mine([leaf.value for leaf in call.inputs])
     narrow_eps = max(
         [float(jnp.finfo(call.inputs[k].dtype).eps) for k in call.selected]
@@ -523,8 +589,14 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
     notes.extend(oracle.notes)
     if wide is None:
         notes.append(
-            "the rule could not be evaluated in float64; it is compared in its own precision, "
-            "which tells less: see the tolerances"
+            f"the rule could not be evaluated in float64 ({why}); it is compared in its own "
+            "precision, which tells less: see the tolerances"
+        )
+    elif wide_eps > DOUBLE:
+        who = "function" if function_eps >= wide_eps else "rule"
+        notes.append(
+            f"the {who} computes in {_digits(wide_eps)} inside although its inputs are float64 "
+            "here: what such rounding explains is not told from a mistake"
         )
     backward = None
     sound = [np.isfinite(v).all() for v in (expected, wide, narrow) if v is not None]
@@ -533,6 +605,13 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
     if backward is not None:
         # 0·∞ spoils a row in forward mode and a column in reverse: what either finds is true
         expected = np.where(np.isfinite(expected), expected, backward)
+    beyond = np.zeros(len(expected), bool)
+    if wide is not None and not sides.compressed:
+        spoilt = ~np.isfinite(narrow) & np.isfinite(wide) & np.isfinite(expected)
+        if spoilt.any():
+            # where JAX's own derivative overflows in this precision, so may the rule
+            own = _backward(sides, oracle, m, n, double=False)
+            beyond = spoilt & ~np.isfinite(np.zeros(1) if own is None else own)
     blocks = []
     row_start = 0
     for place, o in enumerate(outputs):
@@ -546,12 +625,13 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
                 Entries(
                     o, k, place, height * width, inside, rows, columns, expected[inside],
                     None if bar is None else bar[inside],
-                    None if moved is None else moved[inside],
+                    jumps[inside],
                     None if wide is None else wide[inside],
                     narrow[inside], wide_eps, narrow_eps,
                     oracle.units(o, k, rows, columns),
                     ~np.isfinite(oracle.outputs[o].reshape(-1)[rows]),
-                    _lost(oracle, o, k, rows, expected[inside], narrow[inside], wide is not None),
+                    beyond[inside]
+                    | _lost(oracle, o, k, rows, expected[inside], narrow[inside], wide is not None),
                     None if backward is None else backward[inside],
                 )
             )  # fmt: skip
@@ -560,6 +640,14 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
     if bar is not None:
         _note_bars(expected, bar, notes)
     return Compared(tuple(blocks), sides, wide is not None, rule_eps)
+
+
+def _jumps(expected: Array, beside: Array) -> Bools:
+    """Where a derivative just beside the point is another, or not finite on one side only."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.maximum(np.abs(expected), np.abs(beside))
+        apart = np.abs(expected - beside) > JUMP * size
+    return np.asarray(apart | (np.isfinite(expected) != np.isfinite(beside)))
 
 
 def _lost(
@@ -585,15 +673,20 @@ def _lost(
     return np.asarray((~here & there & (bad | wide)) | beyond)
 
 
-def _backward(sides: Sides, oracle: Oracle, m: int, n: int) -> Array | None:
-    """The listed entries by JAX's reverse mode of the program; None where it has none."""
+def _backward(sides: Sides, oracle: Oracle, m: int, n: int, double: bool = True) -> Array | None:
+    """The listed entries by JAX's reverse mode of the program; None where it has none.
+
+    In double precision, or in the inputs' own.
+    """
     if sides.compressed:
         return sides.truth(None)[0]
     if not _has_reverse(oracle):
         return None
     call = oracle.call
-    with jax.enable_x64(True):
-        primal, pull = jax.vjp(oracle.plain, *(jnp.asarray(oracle.wide[k]) for k in call.selected))
+    values = oracle.wide if double else [leaf.value for leaf in call.inputs]
+    with jax.enable_x64(double):
+        plain = oracle.plain if double else oracle.narrow_plain
+        primal, pull = jax.vjp(plain, *(jnp.asarray(values[k]) for k in call.selected))
         chunk = max(1, min(m, CHUNK // max(1, m + n)))
         parts = []
         for start in range(0, m, chunk):
@@ -633,7 +726,8 @@ def _sides(
             f"compared without loss by {int(np.max(colours, initial=0)) + 1} VJP(s) of each side: "
             f"{len(rows)} of {m * n} entries can be nonzero, the others are proved zero"
         )
-        return Sides(call, rows, columns, *_compressed(call, rule, oracle, places), True)
+        truth, rule_says, noisy_rule, slope = _compressed(call, rule, oracle, places)
+        return Sides(call, rows, columns, truth, rule_says, noisy_rule, slope, True)
     notes.append("every entry compared")
     rows, columns = np.divmod(np.arange(m * n, dtype=np.int64), max(n, 1))
 
@@ -651,7 +745,15 @@ def _sides(
     def rounded(values: Sequence[Any], size: float, seed: int) -> Array:
         return noisy(values, size, seed).ravel()
 
-    return Sides(call, rows, columns, whole, lambda values: implied(values).ravel(), rounded, False)
+    slopes = implied_jacobian(call, rounding_to_first_order(call, rule), m, n)
+
+    def sloping(values: Sequence[Any], eps: float, tiny: float, numbers: Array) -> Array:
+        return slopes(values, eps, tiny, numbers).ravel()
+
+    def mine(values: Sequence[Any]) -> Array:
+        return implied(values).ravel()
+
+    return Sides(call, rows, columns, whole, mine, rounded, sloping, False)
 
 
 def _has_reverse(oracle: Oracle) -> bool:
@@ -668,7 +770,7 @@ def _has_reverse(oracle: Oracle) -> bool:
 
 def _compressed(
     call: Call, rule: Rule, oracle: Oracle, places: tuple[Integers, Integers, Integers]
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+) -> tuple[Callable[..., Any], ...]:
     """Both sides on the entries of the pattern, rows of one colour together."""
     rows, columns, colours = places
     masks = [colours == c for c in range(int(np.max(colours, initial=0)) + 1)]
@@ -701,7 +803,11 @@ def _compressed(
         pull = rounding(call, rule)
         return by_vjp(lambda c: pull(values, c, size, seed), output_templates(call, values))
 
-    return truth, mine, rounded
+    def sloping(values: Sequence[Any], eps: float, tiny: float, numbers: Array) -> Array:
+        pull = rounding_to_first_order(call, rule)
+        return by_vjp(lambda c: pull(values, c, eps, tiny, numbers), output_templates(call, values))
+
+    return truth, mine, rounded, sloping
 
 
 def _pattern(call: Call, rule: Rule) -> tuple[Integers, Integers, Integers] | None:

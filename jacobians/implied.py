@@ -15,6 +15,7 @@ from jacobians import dense, program
 from jacobians.arguments import Call
 from jacobians.rule import Rule
 from jacobians.strip import run
+from jacobians.terms import rounding_slopes
 
 Array = NDArray[Any]
 Integers = NDArray[np.int64]
@@ -100,7 +101,11 @@ def rebuilt(call: Call, values: Sequence[Any], floats: Sequence[Any]) -> list[An
 
 def output_templates(call: Call, values: Sequence[Any]) -> list[Any]:
     """Shapes and dtypes of the differentiable outputs at these values."""
-    shapes = jax.eval_shape(lambda: call.with_values(values).flat(())())
+    # given as arguments: NumPy arrays held inside do not pass every transformation in float64
+    shapes = jax.eval_shape(
+        lambda floats: call.with_values(rebuilt(call, values, floats)).flat(())(),
+        floats_of(call, values),
+    )
     return [s for s, leaf in zip(shapes, call.outputs, strict=True) if leaf.differentiable]
 
 
@@ -133,6 +138,23 @@ def rounding(call: Call, rule: Rule) -> Pull:
         )
         given = [_moved(v, size, seed) for v in floats]
         return tuple(run(traced, [*given, *cotangents], after))
+
+    return pull
+
+
+def rounding_to_first_order(call: Call, rule: Rule) -> Pull:
+    """How far one rounding of each of the rule's operations moves its cotangents: slopes."""
+
+    def pull(
+        values: Sequence[Any], cotangents: Sequence[Any], eps: Any, tiny: Any, numbers: Any
+    ) -> tuple[Any, ...]:
+        floats = floats_of(call, values)
+        shapes = [jax.ShapeDtypeStruct(jnp.shape(v), v.dtype) for v in [*floats, *cotangents]]
+        count = len(floats)
+        traced = program.trace(
+            lambda *g: pulled(call, rule, rebuilt(call, values, g[:count]), g[count:]), shapes
+        )
+        return tuple(rounding_slopes(traced, floats, cotangents, eps, tiny, numbers))
 
     return pull
 

@@ -1,9 +1,12 @@
-"""Where one-sided derivatives differ: the samples that tell a kink from a bend.
+"""Where one-sided derivatives differ, or are infinite: kinks told from bends, and singular points.
 
 The derivative of the program is sampled at a few points a little to the left and right along a
 coordinate. At a kink one or two steps between neighbouring samples hold all of the change; a smooth
 function, however strongly curved, changes over every step. Only at a kink may a rule say anything
 between the samples.
+
+Where derivatives beside the point do not settle it, the function's values do: its difference
+quotients to the left and to the right at falling steps have a limit, or grow beyond any.
 
     >>> samples = one_sided(oracle, leaf=0, groups=[np.array([3])], width=1e-7)
     >>> judge(values, samples.derivatives[0][0], slopes, expected, tolerance)
@@ -26,6 +29,22 @@ OFFSETS = (-1.0, -0.75, -0.5, -0.25, -0.0625, 0.0625, 0.25, 0.5, 0.75, 1.0)
 # how many of the steps between samples a kink, or two or three close ones, may take
 FEW = 3
 SLOPE = 1e-5
+# difference quotients are taken at these steps, in units of the entry that is moved
+STEPS = tuple(1e-2 * 8.0**-k for k in range(7))
+# they grow without limit where a step eight times smaller changes them as much again or more; with
+# a jump of the function they grow by all of that eight
+GROWS, JUMPS = 0.9, 7.6
+# rates of growth at successive steps differ by no more than this factor
+STEADY = 1.3
+DOUBLE = float(np.finfo(np.float64).eps)
+# up to this relative distance quotients agree with a derivative
+CLOSE = 1e-4
+
+
+def natural_size(values: Array) -> float:
+    """The largest size in an array, 1 where there is none but 0."""
+    size = np.abs(np.asarray(values, np.float64)[np.isfinite(values)])
+    return float(size.max(initial=0.0)) or 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +89,7 @@ def one_sided(
     with jax.enable_x64(True):
         chosen = [jnp.asarray(v) for v in values]
         x = np.asarray(chosen[number], np.float64).reshape(-1)
-        finite = np.abs(x[np.isfinite(x)])
-        largest = float(finite.max(initial=0.0)) or 1.0
+        largest = natural_size(x)
         size = np.where(np.isfinite(x), np.abs(x), largest)
         steps = np.maximum(width * size, floor * largest)
         slope_steps = SLOPE * np.maximum(size, 1e-2 * largest)
@@ -134,6 +152,203 @@ def is_kink(samples: Array) -> NDArray[np.bool_]:
     return np.asarray(changes & ((jumps > 0.02 * total).sum(axis=0) <= FEW))
 
 
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """Limits of one-sided difference quotients, for one output and column by column.
+
+    Attributes:
+        left: by (group, output entry); ±∞ where they grow without limit, NaN where none is seen.
+        right: the same to the right.
+        bar: how well finite limits are known.
+    """
+
+    left: Array
+    right: Array
+    bar: Array
+
+
+def limits(
+    plain: Callable[..., Any], values: Sequence[Any], number: int, groups: Sequence[Integers]
+) -> list[Limits]:
+    """The limits of the function's difference quotients to both sides of a point.
+
+    Args:
+        plain: the function of the selected leaves.
+        values: the selected leaves, in double precision.
+        number: position of the leaf to move among them.
+        groups: columns of the leaf that are moved together; no output may depend on two of them.
+
+    Returns:
+        One for each output.
+    """
+    found: list[list[tuple[Array, Array, Array]]] = []
+    with jax.enable_x64(True):
+        chosen = [jnp.asarray(v) for v in values]
+        x = np.asarray(chosen[number], np.float64).reshape(-1)
+        size = np.where((x == 0) | ~np.isfinite(x), min(1.0, natural_size(x)), np.abs(x))
+        shape = chosen[number].shape
+
+        @jax.jit
+        def at(moved: Any) -> Any:
+            return plain(*chosen[:number], moved.reshape(shape), *chosen[number + 1 :])
+
+        def flat(moved: Array) -> list[Array]:
+            return [np.asarray(y, np.float64).reshape(-1) for y in at(moved)]
+
+        here = flat(x)
+        for columns in groups:
+            # one step for the whole group, so that quotients are in one unit; a power of two
+            unit = 2.0 ** np.round(np.log2(float(np.median(size[columns]))))
+            sides = []
+            for sign in (-1.0, 1.0):
+                quotients: list[list[Array]] = []
+                for step in STEPS:
+                    moved = x.copy()
+                    moved[columns] += sign * step * unit
+                    width = float(np.median(moved[columns] - x[columns]))
+                    with np.errstate(all="ignore"):
+                        made = [
+                            ((y - y0) / width, 4 * DOUBLE * (np.abs(y) + np.abs(y0)) / abs(width))
+                            for y, y0 in zip(flat(moved), here, strict=True)
+                        ]
+                    quotients.append([np.stack(pair) for pair in made])
+                sides.append([_limit(np.stack(q), sign) for q in zip(*quotients, strict=True)])
+            found.append(
+                [
+                    (left, right, np.maximum(bar, other))
+                    for (left, bar), (right, other) in zip(*sides, strict=True)
+                ]
+            )
+    return [
+        Limits(*(np.stack([group[k][part] for group in found]) for part in range(3)))
+        for k in range(len(here))
+    ]
+
+
+def _limit(quotients: Array, sign: float) -> tuple[Array, Array]:
+    """The limit of difference quotients at `STEPS`, and its error bar.
+
+    Args:
+        quotients: by (step, quotient or its rounding, output entry).
+        sign: −1 to the left, 1 to the right.
+    """
+    q, rounding = quotients[:, 0], quotients[:, 1]
+    with np.errstate(all="ignore"):
+        change = np.diff(q, axis=0)
+        bars = np.abs(change) + rounding[1:]
+        best = np.nanargmin(np.where(np.isfinite(bars), bars, np.inf), axis=0)
+        limit = np.take_along_axis(q[1:], best[None], 0)[0]
+        bar = np.take_along_axis(bars, best[None], 0)[0]
+        last = np.abs(change[-4:])
+        rates = last[1:] / last[:-1]
+        seen = last[0] > 100 * rounding[-1]
+        grows = seen & (rates >= GROWS).all(axis=0) & (rates <= JUMPS).all(axis=0)
+        # at one rate, and to one side: a function that swings does not
+        grows &= rates.max(axis=0) <= STEADY * rates.min(axis=0)
+        grows &= (np.sign(change[-4:]) == np.sign(change[-1])).all(axis=0)
+        jump = seen & (rates[-1] > JUMPS)
+        inside = np.isfinite(q[-4:]).all(axis=0)
+        grown = np.where(np.sign(change[-1]) > 0, np.inf, -np.inf)
+        limit = np.where(grows, grown, limit)
+        # infinite beside the point, and finite at it
+        steep = np.isinf(q).all(axis=0) & (q == q[-1]).all(axis=0)
+    limit = np.where(inside & ~jump, limit, np.where(steep, q[-1], np.nan))
+    return limit, np.where(np.isfinite(limit), bar, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """Which values that differ from the derivative are wrong, by entry.
+
+    Attributes:
+        wrong: which are.
+        kink: which lie at a kink.
+        undefined: which have no derivative that the rule could give.
+        singular: which are right because the function has no finite derivative.
+        distance: to the nearest right value.
+        nearest: that value, or JAX's own derivative where none is known.
+    """
+
+    wrong: NDArray[np.bool_]
+    kink: NDArray[np.bool_]
+    undefined: NDArray[np.bool_]
+    singular: NDArray[np.bool_]
+    distance: Array
+    nearest: Array
+
+
+def by_limits(
+    first: Verdicts, values: Array, left: Array, right: Array, bar: Array, tolerance: Array,
+    settled: NDArray[np.bool_],
+) -> Verdicts:  # fmt: skip
+    """What the limits of difference quotients say of entries that look wrong.
+
+    Args:
+        first: what derivatives beside the point say.
+        values: what the rule says, by entry.
+        left: limits to the left.
+        right: limits to the right.
+        bar: how well they are known.
+        tolerance: what rounding may explain.
+        settled: where JAX's derivatives at the point and beside it are finite, so that limits
+            matter only where they are not.
+    """
+    with np.errstate(all="ignore"):
+        low, high = np.fmin(left, right), np.fmax(left, right)
+        both = ~np.isnan(left) & ~np.isnan(right)
+        infinite = np.isinf(low) | np.isinf(high)
+        size = np.where(infinite, 0.0, np.maximum(np.abs(low), np.abs(high)))
+        finite_end = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0))
+        size = np.maximum(size, np.abs(finite_end))
+        slack = tolerance + bar + CLOSE * size
+        between = (values >= low - slack) & (values <= high + slack)
+        # no finite derivative: the root at 0, an arc cosine at 1
+        alone = infinite & (low == high)
+        right_here = between | (alone & np.isfinite(values))
+        # a one-sided limit where the function ends is its derivative there
+        known = infinite | (both & ~settled) | (~np.isnan(low) & ~settled)
+        looked = first.wrong & known
+        gap = np.maximum(0.0, np.maximum(low - values, values - high))
+        nearest = np.clip(values, low, high)
+    accepted = looked & right_here
+    apart = both & (infinite | (np.abs(left - right) > 2 * slack)) & ~alone
+    rejected = looked & ~right_here & ~np.isnan(low)
+    shown = np.where(alone, low, np.where(np.isnan(nearest), low, nearest))
+    return Verdicts(
+        first.wrong & ~accepted,
+        first.kink | (accepted & apart),
+        first.undefined,
+        first.singular | (accepted & alone),
+        np.where(accepted, 0.0, np.where(rejected & np.isfinite(gap), gap, first.distance)),
+        np.where(rejected & np.isfinite(shown), _rounded(shown, bar), first.nearest),
+    )
+
+
+def disproved(
+    values: Array, left: Array, right: Array, bar: Array, tolerance: Array
+) -> tuple[NDArray[np.bool_], Array]:
+    """Which values lie outside what finite difference quotients leave, beyond any doubt.
+
+    Returns:
+        Which, and the nearest value that the quotients allow.
+    """
+    with np.errstate(all="ignore"):
+        low, high = np.minimum(left, right), np.maximum(left, right)
+        finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(values)
+        size = np.maximum(np.maximum(np.abs(low), np.abs(high)), np.abs(values))
+        gap = np.maximum(low - values, values - high)
+        sure = finite & (bar <= 1e-3 * size) & (gap > tolerance + 10 * bar + 1e-3 * size)
+    return sure, _rounded(np.clip(values, low, high), bar)
+
+
+def _rounded(values: Array, bar: Array) -> Array:
+    """Limits of quotients to the digits that they are known to."""
+    made = np.array(values, np.float64)
+    for k in np.flatnonzero(np.isfinite(made) & (bar > 0) & np.isfinite(bar)):
+        made[k] = round(float(made[k]), -int(np.ceil(np.log10(bar[k]))))
+    return made
+
+
 def judge(
     values: Array,
     samples: Array,
@@ -141,8 +356,8 @@ def judge(
     expected: Array,
     tolerance: Array,
     nowhere: NDArray[np.bool_],
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], Array]:
-    """Which values that differ from the derivative are wrong.
+) -> Verdicts:
+    """Which values that differ from the derivative are wrong, by derivatives beside the point.
 
     Args:
         values: what the rule says, by entry.
@@ -153,8 +368,7 @@ def judge(
         nowhere: where the function itself is NaN or infinite.
 
     Returns:
-        Which are wrong, which are at a kink, which have no derivative that the rule could give, and
-        the distances to the nearest right value.
+        The verdicts.
     """
     with np.errstate(all="ignore"):
         finite = np.isfinite(samples).all(axis=0)
@@ -171,12 +385,6 @@ def judge(
         # beside a point where the function itself is 0/0 its derivatives are mostly rounding
         blur = np.where(nowhere, high - low, 0.0)
         right = between & (gap <= tolerance + 1e-5 * size + blur)
-        # where JAX's own derivative is not finite the function's values decide
-        by_values = ~finite & ~np.isfinite(expected) & np.isfinite(slopes)
-        off = np.abs(values - slopes)
-        scale = np.maximum(np.maximum(np.abs(slopes), np.abs(values)), 1e-6)
-        right |= by_values & (off <= 1e-4 * scale)
-        distance = np.where(by_values, off, distance)
         # along y, the angle of (x, y) at the origin is a step between two constants
         jump = finite & (np.abs(slopes) > 100 * size + 1e8 * tolerance)
     # where there is no derivative, a rule that says NaN where JAX says it too is none the worse
@@ -186,4 +394,9 @@ def judge(
     wrong = ~undefined & (~right | ~np.isfinite(values))
     distance = np.where(np.isfinite(distance) & np.isfinite(values), distance, np.inf)
     at_kink = kink & ~nowhere & (undefined | np.isfinite(values))
-    return wrong, at_kink, undefined & ~at_kink, np.where(undefined, 0.0, distance)
+    with np.errstate(invalid="ignore"):
+        nearest = np.where(between, np.clip(values, low, high), expected)
+    return Verdicts(
+        wrong, at_kink, undefined & ~at_kink, np.zeros_like(wrong),
+        np.where(undefined, 0.0, distance), np.where(np.isfinite(nearest), nearest, expected),
+    )  # fmt: skip

@@ -143,20 +143,24 @@ def _judge(p: _Probe, eps: float, noise: Callable[[], Array]) -> tuple[str, str]
             "the cotangent of {x} is the same whatever the upstream cotangent is; multiply the "
             "local derivative by it"
         )
-    if not same(p.nothing, 0.0 * p.a):
+
+    def own(x: Array, y: Array, weight: float = 1.0) -> bool:
+        """The same, by the entry itself and by the rounding of its own terms."""
+        apart = np.abs(x - y)
+        if (apart <= weight * slack * scale + 1e-300).all():
+            return True
+        return bool((apart <= weight * (slack * scale + noise()[finite]) + 1e-300).all())
+
+    if not own(p.nothing, 0.0 * p.a):
         return "nonlinear", (
             "the cotangent of {x} is not zero for a zero upstream cotangent: something is added "
             "that does not depend on it; every term has to be multiplied by the cotangent"
         )
-    added = same(2.0 * p.a - p.b, p.joint)
-    if not added:
-        off = np.abs(2.0 * p.a - p.b - p.joint)
-        added = bool((off <= slack * (scale + 1e-3 * largest) + noise()[finite]).all())
     linear = (
-        added
-        and same(-p.a, p.negative)
-        and same(p.small, SMALL * p.a, SMALL)
-        and same(p.large, LARGE * p.a, LARGE)
+        own(2.0 * p.a - p.b, p.joint)
+        and own(-p.a, p.negative)
+        and own(p.small, SMALL * p.a, SMALL)
+        and own(p.large, LARGE * p.a, LARGE)
     )
     if linear:
         return None

@@ -22,6 +22,7 @@ from jacobians import dense, program
 from jacobians.arguments import Call
 from jacobians.errors import ArgumentError
 from jacobians.finite import richardson
+from jacobians.kinks import natural_size
 from jacobians.rule import first_line
 from jacobians.strip import kept_rules, strip_custom_rules
 from jacobians.terms import Terms
@@ -76,10 +77,12 @@ class Oracle:
     @cached_property
     def plain(self) -> Callable[..., Any]:
         """The function of the selected leaves to the differentiable outputs, rules stripped."""
-        call = self.call.with_values(self.wide)
-        function = strip_custom_rules(call.flat(call.selected))
-        keep = [k for k, leaf in enumerate(call.outputs) if leaf.differentiable]
-        return lambda *values: tuple(function(*values)[k] for k in keep)
+        return _of_selected(self.call.with_values(self.wide))
+
+    @cached_property
+    def narrow_plain(self) -> Callable[..., Any]:
+        """The same, what is held being in its own precision."""
+        return _of_selected(self.call)
 
     @cached_property
     def outputs(self) -> list[Array]:
@@ -116,38 +119,41 @@ class Oracle:
     def _terms(self) -> Terms:
         return Terms(self.plain, [self.wide[k] for k in self.call.selected])
 
-    def terms(self, number: int, columns: Integers) -> list[Array]:
-        """How large the terms are that the derivatives of all outputs are the sums of.
+    def noise(self, number: int, columns: Integers, eps: float, tiny: float) -> list[Array]:
+        """How far rounding moves the derivatives of all outputs, to first order.
 
         Args:
             number: position among the selected leaves of the one to move.
             columns: its columns, moved together; no output may depend on two of them.
+            eps: the relative error of an operation.
+            tiny: its absolute error.
 
         Returns:
             One flat array for each differentiable output; zeros where it cannot be told.
         """
-        return self._or_nothing(lambda: self._terms.sizes(number, columns))
-
-    def noise(self, number: int, columns: Integers) -> list[Array]:
-        """How far rounding in double precision moves the derivatives; see `terms`."""
-        return self._or_nothing(lambda: self._terms.noise(number, columns))
-
-    def _or_nothing(self, measured: Callable[[], list[Array]]) -> list[Array]:
         with jax.enable_x64(True):
             try:
-                return measured()
+                return self._terms.noise(number, columns, eps, tiny)
             except Exception:
-                # a program that JAX cannot take apart, or not twice: nothing is excused
+                # a program that JAX cannot take apart: nothing is excused
                 places = [leaf for leaf in self.call.outputs if leaf.differentiable]
                 return [np.zeros(leaf.size) for leaf in places]
 
-    def nudged(self, size: float, seed: int = 0) -> list[Any]:
-        """The inputs with every float moved by a relative `size` to either side at random."""
-        generator = np.random.default_rng(seed)
+    def nudged(self, size: float, side: float = 1.0) -> list[Any]:
+        """The inputs with every float moved by up to a relative `size` at random.
+
+        Entries that are 0 are moved by the size itself, or by less where all are small. Sides 1
+        and −1 move to opposite sides, so that one of them leaves what JAX says at a tie.
+        """
+        generator = np.random.default_rng(0)
         values: list[Any] = list(self.wide)
         for k in self.call.selected:
-            sign = generator.choice([-1.0, 1.0], size=np.shape(values[k]))
-            values[k] = np.asarray(values[k]) * (1.0 + size * sign)
+            shape = np.shape(values[k])
+            sign = generator.choice([-1.0, 1.0], size=shape)
+            share = side * sign * generator.uniform(0.5, 1.0, size=shape)
+            value = np.asarray(values[k])
+            zero = size * min(1.0, natural_size(value))
+            values[k] = np.where(value == 0, zero * share, value * (1.0 + size * share))
         return values
 
     def whole(self, values: Sequence[Any] | None) -> Whole:
@@ -230,6 +236,18 @@ class Oracle:
                 columns.append(made)
                 bars.append(bar)
         return Whole(np.stack(columns, axis=1), np.stack(bars, axis=1))
+
+
+def _of_selected(call: Call) -> Callable[..., Any]:
+    """The function of the selected leaves to the differentiable outputs, rules stripped."""
+    function = strip_custom_rules(call.flat(call.selected))
+    keep = [k for k, leaf in enumerate(call.outputs) if leaf.differentiable]
+
+    def plain(*values: Any) -> tuple[Any, ...]:
+        made = function(*values)
+        return tuple(made[k] for k in keep)
+
+    return plain
 
 
 def _scales(values: Array) -> Array:

@@ -102,7 +102,8 @@ def nonfinite(call: Call, made: Compared, results: Sequence[Comparison]) -> list
             values: Array | None = found.narrow if narrow else found.wide
             if values is None:
                 continue
-            fine = result.undefined
+            # what was found right at a kink or a singular point
+            fine = result.undefined | (result.singular | result.kink) & ~result.wrong
             if narrow:
                 fine = fine | found.lost | lost[found.input][found.columns]
             bad = np.flatnonzero(~np.isfinite(values) & np.isfinite(found.expected) & ~fine)

@@ -119,6 +119,13 @@ def block_text(block: BlockCheck, style: Style = plain) -> list[str]:
             f"{block.undefined:,} {'entry' if block.undefined == 1 else 'entries'} not judged: the "
             "function has no finite derivative there, or NaN spreads to it, as in JAX's own",
         )
+    if block.singular:
+        put(
+            "singular",
+            f"{block.singular:,} {'entry is' if block.singular == 1 else 'entries are'} singular "
+            "here: the function has no finite derivative at the point, and a number that the rule "
+            "gives is a convention, not wrong",
+        )
     if block.worst is not None and block.wrong:
         put("worst", worst_text(block.worst))
     if block.picture and not block.ok:
@@ -182,6 +189,7 @@ def _block_dict(block: BlockCheck) -> dict[str, Any]:
         "wrong": block.wrong,
         "kinks": block.kinks,
         "undefined": block.undefined,
+        "singular": block.singular,
         "error": block.error,
         "tolerance": block.tolerance,
         "tolerance_source": block.tolerance_source,
