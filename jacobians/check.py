@@ -31,7 +31,8 @@ from jacobians import dense, program
 from jacobians.arguments import Call, bind, function_name, short_type
 from jacobians.compare import Compared, Comparison, Entries, compare
 from jacobians.complex_parts import has_complex, in_real_parts
-from jacobians.diagnose import Diagnosis, diagnose, diagnose_form
+from jacobians.diagnose import Budget, Diagnosis, budget_of, diagnose_form
+from jacobians.diagnose import diagnose as explanations
 from jacobians.errors import ArgumentError, WrongDerivativeError
 from jacobians.implied import (
     floats_of,
@@ -217,6 +218,7 @@ def check_vjp(
     rtol: float | None = None,
     atol: float | None = None,
     expect: str | Mapping[str, str] | None = None,
+    diagnose: bool | float | Budget = True,
 ) -> VJPCheck:
     """Checks a hand-written derivative, entry by entry, at the given values.
 
@@ -234,6 +236,10 @@ def check_vjp(
             `"straight-through: rounding has derivative 0"`; or reasons by input name, where only
             some are meant to. A difference then gives the verdict 'differs as declared'. Shapes,
             dtypes, exceptions, NaN and the value of the forward pass are checked all the same.
+        diagnose: for how many seconds of the process's CPU time the cause of a mistake may be
+            looked for; True for ten, False not to look for it. Where the time is over, the report
+            says "search stopped" and has what was found so far; the verdict stays the same. (A
+            `jacobians.diagnose.Budget` is shared by the checks that are given it.)
 
     Returns:
         The verdict; its truth value says whether the derivative is right, or differs as declared.
@@ -243,6 +249,7 @@ def check_vjp(
             abstract, or the comparison would not fit in memory.
         Exception: whatever `f` itself raises. What the rule raises is a verdict.
     """
+    budget = budget_of(diagnose)
     f, args, argnums = without_static(f, args, argnums)
     rule, truth = find_rule(f, vjp)
     if has_complex(truth, args):
@@ -260,7 +267,8 @@ def check_vjp(
     name = function_name(f)
     problems = _form_problems(call, rule)
     if problems:
-        found = diagnose_form(call, rule, [(p.kind, p.message) for p in problems])
+        given = [(p.kind, p.message) for p in problems]
+        found = () if budget is None else diagnose_form(call, rule, given)
         return VJPCheck(name, rule.kind, (), tuple(problems), tuple(notes), found,
                         declared=declared)  # fmt: skip
     oracle = Oracle(call)
@@ -277,9 +285,10 @@ def check_vjp(
         problems += [Problem("non-finite", text) for text in nonfinite(call, made, results)]
         blocks = tuple(_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True))
         _note_single_precision(made, results, notes)
-    diagnoses = diagnose(
-        call, rule, oracle, made, results, [(p.kind, p.message, p.inputs) for p in problems]
-    )
+    diagnoses: tuple[Diagnosis, ...] = ()
+    if budget is not None:
+        faulty = [(p.kind, p.message, p.inputs) for p in problems]
+        diagnoses = explanations(call, oracle, made, results, faulty, budget, notes)
     check = VJPCheck(
         name, rule.kind, blocks, tuple(problems), tuple(notes), diagnoses, oracle.how, declared
     )

@@ -23,8 +23,9 @@ leave nothing of the discrepancy unexplained; how much they explain is their `fi
     'the path through `mean` at norm.py:4 (`mu = x.mean(-1, keepdims=True)`) is missing …'
 """
 
+from jacobians.diagnose.budget import Budget, budget_of
 from jacobians.diagnose.case import Diagnosis
 from jacobians.diagnose.form import diagnose_form
 from jacobians.diagnose.run import diagnose
 
-__all__ = ["Diagnosis", "diagnose", "diagnose_form"]
+__all__ = ["Budget", "Diagnosis", "budget_of", "diagnose", "diagnose_form"]

@@ -129,6 +129,7 @@ def rearranged(case: Case) -> Iterator[Diagnosis]:
     x = case.name
 
     def fit(change: Any) -> float:
+        case.budget.check()
         left = sum(float(np.sum((a - change(t)) ** 2)) for t, a, _ in pairs)
         whole = sum(float(np.sum((a - t) ** 2)) for t, a, _ in pairs)
         return 1.0 - float(np.sqrt(left / whole))

@@ -1,7 +1,7 @@
 """What a hypothesis is tested on: the entries of one input's cotangent, and a finding's form."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from jacobians.arguments import Call, Leaf
 from jacobians.compare import Comparison, Entries
+from jacobians.diagnose.budget import Budget
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
@@ -47,12 +48,14 @@ class Case:
         leaf: position of the input leaf.
         parts: the entries and comparison of each output's block.
         offsets: first row of each output among all outputs.
+        budget: the time that hypotheses about it may take.
     """
 
     call: Call
     leaf: int
     parts: tuple[tuple[Entries, Comparison], ...]
     offsets: tuple[int, ...]
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def input(self) -> Leaf:
@@ -113,6 +116,7 @@ class Case:
 
     def fit(self, predicted: Array, where: Bools | None = None) -> float:
         """How much of the discrepancy a prediction of the rule's values explains."""
+        self.budget.check()
         keep = self.usable if where is None else self.usable & where
         with np.errstate(invalid="ignore"):
             left = np.where(keep, self.actual - predicted, 0.0)
@@ -137,12 +141,14 @@ class Case:
         return matrix.reshape(shape)
 
 
-def cases(call: Call, blocks: Sequence[Entries], results: Sequence[Comparison]) -> tuple[Case, ...]:
+def cases(
+    call: Call, blocks: Sequence[Entries], results: Sequence[Comparison], budget: Budget
+) -> tuple[Case, ...]:
     """One case for every input leaf, wrong or not, in order."""
     made = []
     for leaf in call.selected:
         parts = tuple((e, r) for e, r in zip(blocks, results, strict=True) if e.input == leaf)
         sizes = [call.outputs[e.output].size for e, _ in parts]
         offsets = tuple(int(k) for k in np.cumsum([0, *sizes])[:-1])
-        made.append(Case(call, leaf, parts, offsets))
+        made.append(Case(call, leaf, parts, offsets, budget))
     return tuple(made)

@@ -11,6 +11,7 @@ the derivative that such a mistake would give. A loop is edited in all its steps
 """
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,16 +30,22 @@ from jacobians.diagnose.alternatives import (
     alternatives,
     multipliers,
 )
+from jacobians.diagnose.budget import Budget, OutOfTime
 from jacobians.diagnose.words import Place, place_of
 from jacobians.program import Program
 from jacobians.strip import run
 
 Array = NDArray[Any]
 MAX_VALUES = 10
+# how much longer than finding the switches the first run with all of them takes, and the run with
+# those of paths only
+RUN = 8.0
+PATHS_ONLY = 0.4
 # beyond this many elements only switches that cost no copies are made
 MAX_SIZE = 1 << 16
-# how many settings are evaluated together
-BATCH = 64
+# how many settings are evaluated together: operation by operation, a run costs the same for one and
+# for a thousand, but each width is compiled once more
+WIDTHS = (64, 512, 4096)
 # and up to how many elements of the inputs
 MAX_BATCH = 1 << 22
 
@@ -131,6 +138,8 @@ class Edited:
         edges: the edges, found as the program is traced.
         choices: the choices.
         recorded: the values that the program computes outside loops.
+        budget: the time that it may take, looked at after every operation.
+        cost: how long a run is expected to take, in seconds: as long as the last one.
     """
 
     inner: Program
@@ -139,13 +148,17 @@ class Edited:
     edges: list[Edge] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     recorded: list[Candidate] = field(default_factory=list)
+    budget: Budget = field(default_factory=Budget)
+    cost: float = 0.0
     _taken: dict[Any, int] = field(default_factory=dict)
     _edge_keys: dict[Any, int] = field(default_factory=dict)
     _choice_keys: dict[Any, int] = field(default_factory=dict)
 
     def survey(self, values: Sequence[Any]) -> None:
         """Finds all switches, at values."""
+        start = time.process_time()
         self._run(values, _Switches(recording=True))
+        self.cost = RUN * (time.process_time() - start)
 
     def evaluate(
         self, settings: Sequence[Setting], values: Sequence[Any], tangents: Sequence[Any]
@@ -158,24 +171,41 @@ class Edited:
             tangents: one array per input with one more axis in front, for several tangents.
 
         Returns:
-            By setting, tangent and entry of all outputs.
+            By setting, tangent and entry of all outputs; of the first settings only where there is
+            no time for all.
+
+        Raises:
+            OutOfTime: there is no time for any.
         """
-        held = tuple(k for k, c in enumerate(self.choices) if c.arrays is not None)
+        choosing = any(setting.choices for setting in settings)
+        held = tuple(k for k, c in enumerate(self.choices) if c.arrays is not None and choosing)
         size = len(tangents[0]) * sum(int(np.size(v)) for v in values)
         size += sum(int(np.size(self._array(c, 0))) for c in held)
-        # one width for all, so that operations are compiled once; a loop is compiled every time
-        width = max(1, min(BATCH, MAX_BATCH // max(size, 1)))
+        # few widths, so that operations are compiled seldom; a loop is compiled every time
+        width = next((w for w in WIDTHS if w >= len(settings)), WIDTHS[-1])
+        width = max(1, min(width, MAX_BATCH // max(size, 1)))
         width = len(settings) if self.has_loops else width
-        parts = []
+        parts: list[Array] = []
         for start in range(0, len(settings), width):
             batch = settings[start : start + width]
-            parts.append(self._batch(batch, held, width, values, tangents)[: len(batch)])
+            began = time.process_time()
+            try:
+                self.budget.check(self.cost if choosing else PATHS_ONLY * self.cost)
+                made = self._batch(batch, held, choosing, width, values, tangents)
+            except OutOfTime:
+                if not parts:
+                    raise
+                break
+            parts.append(made[: len(batch)])
+            if choosing:
+                self.cost = time.process_time() - began
         return np.concatenate(parts)
 
     def _batch(
         self,
         settings: Sequence[Setting],
         held: tuple[int, ...],
+        choosing: bool,
         width: int,
         values: Sequence[Any],
         tangents: Sequence[Any],
@@ -194,7 +224,7 @@ class Edited:
 
         def one(s: Any, c: Any, arrays: Any) -> Any:
             def f(*v: Any) -> Any:
-                return self._run(v, _Switches(s, c, arrays))
+                return self._run(v, _Switches(s, c if choosing else None, arrays))
 
             def along(*t: Any) -> Any:
                 made = jax.jvp(f, tuple(values), t)[1]
@@ -210,6 +240,11 @@ class Edited:
         arrays = self.choices[choice].arrays
         assert arrays is not None
         return arrays[position]
+
+    def choice_at(self, other: "Edited", choice: int) -> int | None:
+        """The number of a choice in another taking apart of the same program."""
+        key = next(key for key, number in self._choice_keys.items() if number == choice)
+        return other._choice_keys.get(key)
 
     @property
     def has_loops(self) -> bool:
@@ -230,7 +265,7 @@ class _Switches:
 
     Attributes:
         scales: one number per edge.
-        chosen: one position per choice.
+        chosen: one position per choice, or None to leave all as the program is.
         arrays: arrays to put into choices, by number.
         recording: whether switches are being found rather than moved.
     """
@@ -239,6 +274,11 @@ class _Switches:
     chosen: Any = None
     arrays: Any = field(default_factory=dict)
     recording: bool = False
+
+    @property
+    def paths_only(self) -> bool:
+        """Whether no choice is looked for or moved."""
+        return self.chosen is None and not self.recording
 
 
 @dataclass(eq=False)
@@ -272,10 +312,10 @@ class _Walk:
     def choose(self, key: Any, place: Place, options: list[Option], values: list[Any]) -> Any:
         """One of several values that the program has, by a switch."""
         keys = self.edited._choice_keys
-        if key not in keys:
-            keys[key] = len(self.edited.choices)
-            self.edited.choices.append(Choice(place, [Option("", ""), *options], None))
         if self.switches.recording:
+            if key not in keys:
+                keys[key] = len(self.edited.choices)
+                self.edited.choices.append(Choice(place, [Option("", ""), *options], None))
             return values[0]
         return jnp.stack([jnp.asarray(v) for v in values])[self.switches.chosen[keys[key]]]
 
@@ -322,7 +362,8 @@ class _Walk:
             for atom in equation.invars:
                 if not program.is_literal(atom):
                     uses[atom] = uses.get(atom, 0) + 1
-        needed = self.edited.small and (self.looped or self.switches.recording)
+        choosing = not self.switches.paths_only
+        needed = self.edited.small and choosing and (self.looped or self.switches.recording)
         plain = self._plain_values(inner, values, names) if needed else {}
         candidates = [*plain.values(), *outer]
         factors = _factors(inner)
@@ -407,6 +448,7 @@ class _Walk:
         uses: dict[Any, int],
         edge_of: dict[Any, int],
     ) -> tuple[list[Any], list[bool], int | None]:
+        self.edited.budget.check()
         if not any(active):
             return list(program.evaluate(equation, operands)), [False] * len(equation.outvars), None
         called = program.called_program(equation)
@@ -458,7 +500,7 @@ class _Walk:
                 self.edited.edges[edge].products.append(key)
             linearised = self._exchanged(equation, name, place, k, fixed, key, candidates, plain)
             tangents = _tangents(equation, linearised, k, value)
-            if self.edited.small and len(total) == 1:
+            if self.edited.small and len(total) == 1 and not self.switches.paths_only:
                 tangents = [self._altered(equation, name, place, k, fixed, key, value, tangents[0])]
             total = [t + u if _is_float(t) else t for t, u in zip(total, tangents, strict=True)]
         return total, [_is_float(t) for t in total], edge if len(movers) == 1 else None
@@ -502,7 +544,7 @@ class _Walk:
     ) -> list[Any]:
         """The values that operand k's tangent is propagated at, each with its switch."""
         result = list(fixed)
-        if not self.edited.small or name in LINEAR:
+        if not self.edited.small or name in LINEAR or self.switches.paths_only:
             return result
         bilinear = name in ("mul", "dot_general", "conv_general_dilated")
         for j, value in enumerate(fixed):

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from jacobians import program
 from jacobians.arguments import Call
+from jacobians.diagnose.budget import Budget, OutOfTime
 from jacobians.diagnose.case import LEFT, Case, Diagnosis
 from jacobians.diagnose.edits import MAX_SIZE, Edge, Edited, Setting
 from jacobians.diagnose.words import Place, ratio_text
-from jacobians.oracle import Oracle
 
 Array = NDArray[Any]
 
@@ -53,33 +53,48 @@ ORDER = (
 
 @dataclass(eq=False)
 class Programs:
-    """The call's program with switches, shared by all its inputs."""
+    """The call's program with switches, shared by all its inputs.
+
+    Attributes:
+        call: the call.
+        wide: values of all its inputs in double precision, where it is taken apart.
+        budget: the time that it may take.
+    """
 
     call: Call
-    oracle: Oracle
+    wide: Sequence[Any]
+    budget: Budget
 
     def __post_init__(self) -> None:
         call = self.call
-        held = call.with_values(self.oracle.wide)
+        held = call.with_values(self.wide)
         keep = [k for k, leaf in enumerate(call.outputs) if leaf.differentiable]
         flat = held.flat(call.selected)
-        self.values = [jnp.asarray(self.oracle.wide[k]) for k in call.selected]
+        self.values = [jnp.asarray(self.wide[k]) for k in call.selected]
         inner = program.trace(lambda *v: [flat(*v)[k] for k in keep], self.values)
         size = sum(v.size for v in self.values) + sum(call.outputs[k].size for k in keep)
         names = [call.inputs[k].name for k in call.selected]
-        self.edited = Edited(inner, names, size <= MAX_SIZE)
+        self.edited = Edited(inner, names, size <= MAX_SIZE, budget=self.budget)
         self.edited.survey(self.values)
         self.outputs = [prod(call.outputs[k].shape) for k in keep]
 
     def derivatives(self, settings: Sequence[Setting], number: int, tangents: Array) -> Array:
-        """By setting, tangent and output entry, for tangents of one input."""
+        """By setting, tangent and output entry, for tangents of one input; see `evaluate`."""
         given = [jnp.zeros((len(tangents), *v.shape), v.dtype) for v in self.values]
         shape = (len(tangents), *self.values[number].shape)
         given[number] = jnp.asarray(tangents.reshape(shape), self.values[number].dtype)
         return self.edited.evaluate(settings, self.values, given)
 
 
-def explained(case: Case, programs: Programs) -> tuple[list[Diagnosis], list[Diagnosis]]:
+@dataclass(frozen=True)
+class Edit:
+    """An edit of the program that explains a difference, and what it means."""
+
+    diagnosis: Diagnosis
+    setting: Setting
+
+
+def explained(case: Case, programs: Programs) -> tuple[list[Edit], list[Edit]]:
     """Edits of the program that explain the wrong cotangent of one input, the best first.
 
     Args:
@@ -88,54 +103,124 @@ def explained(case: Case, programs: Programs) -> tuple[list[Diagnosis], list[Dia
 
     Returns:
         Those that say most: paths, masks, sums; and exchanged values, which explain some
-        differences by accident.
+        differences by accident. What was found so far where the time is over.
+
+    Raises:
+        OutOfTime: there was no time to look for any.
     """
+    programs.edited.budget = case.budget
     with jax.enable_x64(True):
         return _explained(case, programs)
 
 
-def _explained(case: Case, programs: Programs) -> tuple[list[Diagnosis], list[Diagnosis]]:
+def _explained(case: Case, programs: Programs) -> tuple[list[Edit], list[Edit]]:
     number = case.call.selected.index(case.leaf)
-    generator = np.random.default_rng(7)
-    free = np.ones(case.input.size, bool)
-    free[case.columns[~case.usable]] = False
-    tangents = generator.normal(size=(TANGENTS, case.input.size)) * free
-    target = _products(case, tangents, sum(programs.outputs))
+    tangents = _tangents(case)
     edited = programs.edited
-    settings = [Setting()]
-    settings += [Setting(scales=((e, 0.0),)) for e in range(len(edited.edges))]
-    settings += [
+    paths_of = [Setting(), *(Setting(scales=((e, 0.0),)) for e in range(len(edited.edges)))]
+    more = [
         Setting(choices=((c, p),))
         for c, choice in enumerate(edited.choices)
         for p in range(1, len(choice.options))
     ]
     looped = [e for e, edge in enumerate(edited.edges) if edge.looped]
-    settings += [Setting(scales=((e, s),)) for e in looped for s in (-1.0, 2.0, 0.5)]
-    made = programs.derivatives(settings, number, tangents)
-    base = made[0]
-    test = _Test(target, base, case)
+    more += [Setting(scales=((e, s),)) for e in looped for s in (-1.0, 2.0, 0.5)]
+    first = len(paths_of)
+    if edited.cost < case.budget.left / 2:
+        made = programs.derivatives([*paths_of, *more], number, tangents)
+    else:
+        # what is plain comes first: without the exchanged values it takes a part of the time
+        made = programs.derivatives(paths_of, number, tangents)
+        try:
+            if more and len(made) == first:
+                made = np.concatenate([made, programs.derivatives(more, number, tangents)])
+        except OutOfTime:
+            pass  # noted by the budget, and said in the report
+    test = _Test(_products(case, tangents, sum(programs.outputs)), made[0], case)
     if not test.worth:
         return [], []
-    paths = _edges(case, programs, test, settings, made)
-    found: list[Diagnosis] = []
-    first = 1 + len(edited.edges)
-    for setting, product in zip(settings[first:], made[first:], strict=True):
+    paths = _edges(case, programs, test, made[:first])
+    found: list[Edit] = []
+    for setting, product in zip(more, made[first:], strict=False):
         fit = test.fit(product)
         if fit >= 1 - LEFT:
             found.append(_of_setting(case, programs, setting, fit))
-    if not paths and all(d.kind in ACCIDENTAL for d in found):
-        found += _together(case, programs, test, number, tangents)
-    if not found and not paths:
-        paths = _pairs(case, programs, test, made[1:first], number, tangents)
+    try:
+        if not paths and all(e.diagnosis.kind in ACCIDENTAL for e in found):
+            found += _together(case, programs, test, number, tangents)
+        if not found and not paths:
+            paths = _pairs(case, programs, test, made[1:first], number, tangents)
+    except OutOfTime:
+        pass  # noted by the budget, and said in the report
     # many entries do not agree with a transposed or reversed array by accident
     accidental = set(ACCIDENTAL)
     if case.wrong.sum() >= MANY:
         accidental -= {"transposed", "flipped"}
-    telling = paths + [d for d in found if d.kind not in accidental]
-    rest = [d for d in found if d.kind in accidental]
+    telling = paths + [e for e in found if e.diagnosis.kind not in accidental]
+    rest = [e for e in found if e.diagnosis.kind in accidental]
     for part in (telling, rest):
-        part.sort(key=lambda d: ORDER.index(d.kind) if d.kind in ORDER else len(ORDER))
+        part.sort(
+            key=lambda e: ORDER.index(e.diagnosis.kind) if e.diagnosis.kind in ORDER else len(ORDER)
+        )
     return telling, rest
+
+
+def _tangents(case: Case) -> Array:
+    """Random tangents of an input, zero in columns that cannot be told."""
+    generator = np.random.default_rng(7)
+    free = np.ones(case.input.size, bool)
+    free[case.columns[~case.usable]] = False
+    return np.asarray(generator.normal(size=(TANGENTS, case.input.size)) * free)
+
+
+def refuted(
+    edits: Sequence[Edit], programs: Programs, there: Programs, case: Case
+) -> tuple[Diagnosis, ...]:
+    """Which edits do not explain what the rule says at another point.
+
+    Args:
+        edits: edits that do at the given point.
+        programs: the program with its switches there.
+        there: the same program at the other point.
+        case: the cotangent at the other point.
+    """
+    here = [(edit, _same(edit.setting, programs.edited, there.edited)) for edit in edits]
+    known = [(edit, setting) for edit, setting in here if setting is not None]
+    if not known:
+        return ()
+    there.edited.budget = case.budget
+    tangents = _tangents(case)
+    number = case.call.selected.index(case.leaf)
+    with jax.enable_x64(True):
+        settings = [Setting(), *(setting for _, setting in known)]
+        made = there.derivatives(settings, number, tangents)
+    target = _products(case, tangents, sum(there.outputs))
+    size = float(np.linalg.norm(made[0]))
+    test = _Test(target, made[0], case)
+    return tuple(
+        edit.diagnosis
+        for (edit, _), product in zip(known, made[1:], strict=False)
+        if not (
+            test.fit(product) >= 1 - LEFT
+            if test.worth
+            else float(np.linalg.norm(product - target)) <= LEFT * size
+        )
+    )
+
+
+def _same(setting: Setting, one: Edited, other: Edited) -> Setting | None:
+    """The switches of another taking apart of the same program, or None where some are missing."""
+    choices = []
+    for choice, position in setting.choices:
+        place = one.choice_at(other, choice)
+        texts = [] if place is None else [(o.kind, o.text) for o in other.choices[place].options]
+        option = one.choices[choice].options[position]
+        if place is None or (option.kind, option.text) not in texts:
+            return None
+        choices.append((place, texts.index((option.kind, option.text))))
+    if len(one.edges) != len(other.edges):
+        return None
+    return Setting(setting.scales, tuple(choices))
 
 
 @dataclass(eq=False)
@@ -178,13 +263,11 @@ def _products(case: Case, tangents: Array, rows: int) -> Array:
     return result
 
 
-def _edges(
-    case: Case, programs: Programs, test: _Test, settings: Sequence[Setting], made: Array
-) -> list[Diagnosis]:
+def _edges(case: Case, programs: Programs, test: _Test, made: Array) -> list[Edit]:
     """Paths whose effect is a multiple of the difference."""
     edges = programs.edited.edges
     groups: list[tuple[Array, float, float, list[int]]] = []
-    for e, product in enumerate(made[1 : 1 + len(edges)]):
+    for e, product in enumerate(made[1:]):
         path = -test.effect(product)
         size = float(np.vdot(path, path))
         whole = float(np.linalg.norm(np.where(test.rows, test.base, 0.0)))
@@ -201,9 +284,12 @@ def _edges(
         else:
             groups.append((path, ratio, fit, [e]))
     return [
-        _of_square(case, edges[members[0]].place, fit)
-        if abs(ratio + 1) < 2e-3 and _is_square([edges[e] for e in members])
-        else _of_path(case, _best([p for e in members for p in edges[e].places]), ratio, fit)
+        Edit(
+            _of_square(case, edges[members[0]].place, fit)
+            if abs(ratio + 1) < 2e-3 and _is_square([edges[e] for e in members])
+            else _of_path(case, _best([p for e in members for p in edges[e].places]), ratio, fit),
+            Setting(scales=((members[0], 1 + ratio),)),
+        )
         for _, ratio, fit, members in groups
     ]
 
@@ -258,20 +344,20 @@ def _of_path(case: Case, place: Place, ratio: float, fit: float) -> Diagnosis:
     return Diagnosis(kind, text + ratio_text(factor, sizes, scalars(case)), fit, (x,))
 
 
-def _of_setting(case: Case, programs: Programs, setting: Setting, fit: float) -> Diagnosis:
+def _of_setting(case: Case, programs: Programs, setting: Setting, fit: float) -> Edit:
     if setting.scales:
         edge, number = setting.scales[0]
         place = programs.edited.edges[edge].place
-        return _of_path(case, place, number - 1.0, fit)
+        return Edit(_of_path(case, place, number - 1.0, fit), setting)
     choice = programs.edited.choices[setting.choices[0][0]]
     option = choice.options[setting.choices[0][1]]
-    text = option.text.replace("{place}", str(choice.place))
-    return Diagnosis(option.kind, f"in the cotangent of {case.name}, {text}", fit, (case.name,))
+    text = f"in the cotangent of {case.name}, {option.text.replace('{place}', str(choice.place))}"
+    return Edit(Diagnosis(option.kind, text, fit, (case.name,)), setting)
 
 
 def _together(
     case: Case, programs: Programs, test: _Test, number: int, tangents: Array
-) -> list[Diagnosis]:
+) -> list[Edit]:
     """The same exchange at several places: one wrong value that is used more than once."""
     by_text: dict[str, list[tuple[int, int]]] = {}
     for c, choice in enumerate(programs.edited.choices):
@@ -285,7 +371,7 @@ def _together(
         return []
     products = programs.derivatives(joint, number, tangents)
     found = []
-    for setting, product in zip(joint, products, strict=True):
+    for setting, product in zip(joint, products, strict=False):
         fit = test.fit(product)
         if fit >= 1 - LEFT:
             found.append(_of_setting(case, programs, setting, fit))
@@ -294,7 +380,7 @@ def _together(
 
 def _pairs(
     case: Case, programs: Programs, test: _Test, made: Array, number: int, tangents: Array
-) -> list[Diagnosis]:
+) -> list[Edit]:
     """Two paths, each missing, counted twice or of wrong sign."""
     edges = programs.edited.edges
     paths: list[tuple[int, Array]] = []
@@ -305,16 +391,22 @@ def _pairs(
         if any(np.allclose(path, q, rtol=1e-6, atol=1e-9 * np.abs(path).max()) for _, q in paths):
             continue
         paths.append((e, path))
-    found = []
+    pairs: list[tuple[int, float, int, float]] = []
     for (e, path), (f, other) in itertools.combinations(paths[:MAX_PAIRED], 2):
+        case.budget.check()
         for a, b in itertools.product(LIKELY, LIKELY):
-            left = float(np.linalg.norm(test.off - a * path - b * other)) / test.norm
-            if left > LEFT:
-                continue
-            setting = Setting(scales=((e, 1 + a), (f, 1 + b)))
-            fit = test.fit(programs.derivatives([setting], number, tangents)[0])
-            if fit >= 1 - LEFT:
-                found.append(_of_pair(case, edges[e].place, a, edges[f].place, b, fit))
+            if float(np.linalg.norm(test.off - a * path - b * other)) <= LEFT * test.norm:
+                pairs.append((e, a, f, b))
+    settings = [Setting(scales=((e, 1 + a), (f, 1 + b))) for e, a, f, b in pairs[:MAX_PAIRED]]
+    if not settings:
+        return []
+    found = []
+    products = programs.derivatives(settings, number, tangents)
+    for (e, a, f, b), setting, product in zip(pairs, settings, products, strict=False):
+        fit = test.fit(product)
+        if fit >= 1 - LEFT:
+            diagnosis = _of_pair(case, edges[e].place, a, edges[f].place, b, fit)
+            found.append(Edit(diagnosis, setting))
     return found
 
 

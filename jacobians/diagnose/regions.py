@@ -5,8 +5,8 @@ negative, beyond a threshold. A region counts when it holds all wrong entries an
 those entries that are not zero on both sides.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,27 +41,31 @@ class _Quantity:
     weight: int
 
 
-def regions(case: Case, computed: Sequence[tuple[str, Any]] = ()) -> Iterator[Diagnosis]:
+def regions(
+    case: Case, computed: Sequence[tuple[str, Any]] = (), others: Sequence[Case] = ()
+) -> Iterator[Diagnosis]:
     """The most natural region that holds exactly the wrong entries.
 
     Args:
         case: the wrong cotangent.
         computed: values that the program computes, with their names.
+        others: the cotangent at other points, where the region has to be the same.
     """
-    wrong = case.wrong
-    with np.errstate(invalid="ignore"):
-        alive = (case.expected != 0) | (case.actual != 0) | wrong
-    alive &= ~case.kink | wrong
-    if not wrong.any() or wrong[alive].all():
+    points = (case, *others)
+    alive = [_alive(c) for c in points]
+    inside = np.concatenate([c.wrong[a] for c, a in zip(points, alive, strict=True)])
+    if not case.wrong.any() or inside.all():
         return
-    inside = wrong[alive]
     found: list[tuple[int, str]] = []
-    for quantity in _quantities(case, alive, computed):
+    for quantity in _joined([_quantities(c, a, computed) for c, a in zip(points, alive,
+                                                                        strict=True)]):  # fmt: skip
+        case.budget.check()
         text, weight = _separated(quantity, inside)
         if text:
             found.append((quantity.weight + weight, text))
     if not found:
-        found.extend(_boxes(case, alive, inside))
+        columns = [c.columns[a] for c, a in zip(points, alive, strict=True)]
+        found.extend(_boxes(case, np.concatenate(columns), inside))
     found.sort(key=lambda pair: pair[0])
     what = _what(case)
     for weight, text in found[:1]:
@@ -75,13 +79,30 @@ def regions(case: Case, computed: Sequence[tuple[str, Any]] = ()) -> Iterator[Di
         )  # fmt: skip
 
 
-def _boxes(case: Case, alive: Bools, inside: Bools) -> Iterator[tuple[int, str]]:
+def _alive(case: Case) -> Bools:
+    """Entries that are not zero on both sides, without those at kinks."""
+    with np.errstate(invalid="ignore"):
+        alive = (case.expected != 0) | (case.actual != 0) | case.wrong
+    return np.asarray(alive & (~case.kink | case.wrong))
+
+
+def _joined(points: Sequence[Iterable[_Quantity]]) -> Iterator[_Quantity]:
+    """Each quantity with its values at all points, where it is there at all of them."""
+    first, *rest = points
+    more = [{q.name: q for q in quantities} for quantities in rest]
+    for quantity in first:
+        if all(quantity.name in known for known in more):
+            values = [quantity.values, *(known[quantity.name].values for known in more)]
+            yield replace(quantity, values=np.concatenate(values))
+
+
+def _boxes(case: Case, columns: Array, inside: Bools) -> Iterator[tuple[int, str]]:
     """A box of indices of the input that holds exactly the wrong entries."""
     shape = case.input.shape
     if len(shape) < 2:
         return
     box, words = np.ones(len(inside), bool), []
-    for axis, index in enumerate(np.unravel_index(case.columns[alive], shape)):
+    for axis, index in enumerate(np.unravel_index(columns, shape)):
         low, high = int(np.min(index[inside])), int(np.max(index[inside]))
         box &= (index >= low) & (index <= high)
         if (low, high) == (0, shape[axis] - 1):
