@@ -557,6 +557,15 @@ def as_function(equation: Equation) -> Callable[..., list[Any]]:
     return call
 
 
+def single_shard(equation: Equation) -> Program | None:
+    """The program of a `shard_map` whose mesh has one device, so that a shard is the whole."""
+    mesh, inner = equation.params.get("mesh"), equation.params.get("jaxpr")
+    sizes = getattr(mesh, "shape", None)
+    if inner is None or not isinstance(sizes, Mapping) or any(n != 1 for n in sizes.values()):
+        return None
+    return view(inner)
+
+
 def implementation(equation: Equation) -> Program | None:
     """What the primitive of an equation computes, where its `impl` says so in other operations.
 

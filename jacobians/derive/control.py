@@ -38,7 +38,7 @@ from jacobians.derive.certain import zeros
 from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation
 from jacobians.derive.ranges import integer_bounds, joint_range
-from jacobians.derive.support import MAX_CLOSURE, reach
+from jacobians.derive.support import MAX_CLOSURE, inverse_support
 from jacobians.derive.tape import Function
 from jacobians.program import Program
 
@@ -57,6 +57,8 @@ UNROLL_EQUATIONS = 400
 UNROLL_COUNTED = 64
 UNROLL_COUNTED_EQUATIONS = 1600
 EXACT_ROUNDS = 8
+# how often a loop's body is looked at for zeros that last
+LASTING_ROUNDS = 4
 # index vectors of a solve's matrix that are listed to find the closure
 MAX_LISTED = 1 << 22
 
@@ -142,8 +144,10 @@ def while_loop(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     condition, condition_constants, body, constants = program.while_parts(equation)
     node = walk.record(equation, operands)
     given = operands[condition_constants:]
-    step = _Step(walk, body, given, constants)
     carries = len(given) - constants
+    lasting = _lasting_zeros(walk, body, given, constants, carries)
+    step = _Step(walk, body, given, constants, lasting)
+    _remember_zeros(walk, node.outputs, lasting)
     shapes = [walk.shape(k) for k in given[constants:]]
     carry_block = {
         (i, j): terms for (i, j), terms in step.shifted(constants).items() if 0 <= j < carries
@@ -190,7 +194,11 @@ def scan(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     node = walk.record(equation, operands)
     given = operands[: parts.constants + parts.carries]
     slices = operands[parts.constants + parts.carries :]
-    step = _Step(walk, parts.body, given, parts.constants)
+    empty = [_in_every_slice(zeros(walk.tape, k)) for k in slices]
+    lasting = _lasting_zeros(walk, parts.body, given, parts.constants, parts.carries, empty)
+    nothing = [*lasting[: parts.carries], *empty]
+    step = _Step(walk, parts.body, given, parts.constants, nothing)
+    _remember_zeros(walk, node.outputs, lasting)
     first_x = parts.constants + parts.carries
     shapes = [walk.shape(k) for k in given[parts.constants :]]
 
@@ -382,7 +390,7 @@ def _inverse(
         return term, None, untied
     mask = np.zeros((count, count), bool)
     mask[listed] = True
-    support = reach(mask)
+    support = inverse_support(mask)
     if support is None:
         # with nothing between the rows, everything
         return term, np.ones((count, count), bool), untied
@@ -467,6 +475,84 @@ def _reads(outer: "Walk", inner: Program) -> list[frozenset[int]]:
     return [frozenset(position[n] for n in walk.tape.values[r].depends) for r in results]
 
 
+def _inputs_of_step(
+    walk: "Walk",
+    inner: "Walk",
+    body: Program,
+    given: Sequence[int],
+    constants: int,
+    nothing: Sequence[Mask | None],
+) -> list[int]:
+    """The inputs of one step on a tape of its own, with what is the same at every step."""
+    numbers = []
+    for k, variable in enumerate(body.inputs):
+        shape, dtype = program.shape_of(variable), program.dtype_of(variable)
+        # what is the same at every step and known outside is known inside
+        fixed = walk.tape.known(given[k]) if k < constants else None
+        if fixed is None:
+            number = inner.input(shape, dtype)
+        else:
+            number = inner.constant(fixed, walk.tape.radius(given[k]))
+        numbers.append(number)
+        zero = zeros(walk.tape, given[k]) if k < constants and fixed is None else None
+        if constants <= k < constants + len(nothing):
+            zero = nothing[k - constants]
+        if zero is not None:
+            inner.tape.nothing[number] = zero
+    return numbers
+
+
+def _lasting_zeros(
+    walk: "Walk",
+    body: Program,
+    given: Sequence[int],
+    constants: int,
+    carries: int,
+    slices: Sequence[Mask | None] = (),
+) -> list[Mask | None]:
+    """Where each result of a step is 0 at every step, the carries at the start too.
+
+    The greatest set of zeros of the carries that a step leaves zero, from those at the start on.
+    """
+    found = [zeros(walk.tape, k) for k in given[constants : constants + carries]]
+    if all(mask is None for mask in (*found, *slices)):
+        return [None] * len(body.outputs)
+    for _ in range(LASTING_ROUNDS):
+        inner = type(walk)(linearising=walk.linearising)
+        numbers = _inputs_of_step(walk, inner, body, given, constants, [*found, *slices])
+        results = [zeros(inner.tape, k) for k in inner.run(body, numbers)]
+        kept = [_both(a, b) for a, b in zip(found, results[:carries], strict=True)]
+        same = all(
+            (a is None) == (b is None) and (a is None or b is None or bool((a == b).all()))
+            for a, b in zip(found, kept, strict=True)
+        )
+        found = kept
+        if same:
+            return [*found, *results[carries:]]
+    return [None] * len(body.outputs)
+
+
+def _remember_zeros(walk: "Walk", results: Sequence[int], masks: Sequence[Mask | None]) -> None:
+    """Notes where results of a loop are 0; what each step gives is stacked."""
+    for number, mask in zip(results, masks, strict=True):
+        if mask is not None:
+            walk.tape.nothing[number] = np.broadcast_to(mask, walk.shape(number))
+
+
+def _in_every_slice(zero: Mask | None) -> Mask | None:
+    """Where all slices along the first axis are zero, or None for nowhere."""
+    if zero is None or not zero.all(axis=0).any():
+        return None
+    return np.asarray(zero.all(axis=0))
+
+
+def _both(a: Mask | None, b: Mask | None) -> Mask | None:
+    """Where both are zero, or None for nowhere."""
+    if a is None or b is None or not (a & b).any():
+        return None
+    return np.asarray(a & b)
+
+
 class _Step:
     """The blocks of one step of a loop, by (output, input), as patterns."""
 
@@ -476,7 +562,7 @@ class _Step:
         body: Program,
         given: Sequence[int],
         constants: int,
-        nothing: Sequence[Mask] = (),
+        nothing: Sequence[Mask | None] = (),
     ) -> None:
         """Walks the body once.
 
@@ -489,23 +575,10 @@ class _Step:
         """
         inner = type(walk)(linearising=walk.linearising, notes=walk.notes)
         inner.tape.cutting = walk.tape.cutting
-        numbers = []
-        for k, variable in enumerate(body.inputs):
-            shape, dtype = program.shape_of(variable), program.dtype_of(variable)
-            # what is the same at every step and known outside is known inside
-            fixed = walk.tape.known(given[k]) if k < constants else None
-            if fixed is None:
-                number = inner.input(shape, dtype)
-            else:
-                number = inner.constant(fixed, walk.tape.radius(given[k]))
-            numbers.append(number)
-            zero = zeros(walk.tape, given[k]) if k < constants and fixed is None else None
-            if constants <= k < constants + len(nothing):
-                zero = nothing[k - constants]
-            if zero is not None:
-                inner.tape.nothing[number] = zero
-            if fixed is None and inner.has_derivative(number):
-                inner.blocks[number] = {number: (identity(shape),)}
+        numbers = _inputs_of_step(walk, inner, body, given, constants, nothing)
+        for number in numbers:
+            if inner.tape.values[number].source == "input" and inner.has_derivative(number):
+                inner.blocks[number] = {number: (identity(inner.shape(number)),)}
         results = inner.run(body, numbers)
         position = {number: k for k, number in enumerate(numbers)}
         self.blocks: Matrix = {}
@@ -639,6 +712,50 @@ def implemented(walk: "Walk", operation: Operation, outputs: Sequence[int]) -> b
     return True
 
 
+def shard_map(walk: "Walk", equation: Any, operands: list[int]) -> list[int] | None:
+    """`jax.shard_map` on one device: a plain call, in which collectives do nothing."""
+    inner = program.single_shard(equation)
+    if inner is None:
+        return None
+    before = walk.single_shard
+    walk.single_shard = True
+    results = walk.run(inner, operands)
+    walk.single_shard = before
+    return results
+
+
+def collective(walk: "Walk", equation: Any, operands: list[int]) -> list[int] | None:
+    """An operation between devices, where there is one: what it is given, laid out as asked."""
+    if not walk.single_shard:
+        return None
+    results = []
+    for number, variable in zip(operands, equation.outvars, strict=True):
+        shape = program.shape_of(variable)
+        if shape != walk.shape(number):
+            results += _run_function(walk, _reshaped(shape), [number])
+        else:
+            results.append(number)
+    return results
+
+
+def _reshaped(shape: tuple[int, ...]) -> Callable[..., Any]:
+    return lambda x: (jax.lax.reshape(x, shape),)
+
+
+def own_index(walk: "Walk", equation: Any, operands: list[int]) -> list[int] | None:
+    """The index of the only device along an axis: 0."""
+    if not walk.single_shard:
+        return None
+    return [walk.constant(np.zeros((), program.dtype_of(equation.outvars[0])))]
+
+
+# what devices exchange: with a single one, every value stays where it is
+COLLECTIVES = (
+    "psum", "psum2", "psum_invariant", "pmax", "pmin", "pmean", "all_gather",
+    "all_gather_invariant", "all_gather_reduced", "all_to_all", "ppermute", "pbroadcast", "pvary",
+    "pcast", "psum_scatter", "reduce_scatter", "unreduced_psum", "reduced_vary_cast",
+)  # fmt: skip
+
 Handler = Callable[["Walk", Any, list[int]], list[int] | None]
 
 HANDLERS: dict[str, Handler] = {
@@ -647,5 +764,8 @@ HANDLERS: dict[str, Handler] = {
     "scan": scan,
     "custom_linear_solve": linear_solve,
     "reshape": reordered,
+    "shard_map": shard_map,
+    "axis_index": own_index,
+    **dict.fromkeys(COLLECTIVES, collective),
     **dict.fromkeys(sparse_products.DEFINITIONS, sparse_product),
 }

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
 
 from jacobians import program
 from jacobians.derive.ranges import MOVING
@@ -211,6 +211,26 @@ def reach(support: Mask) -> Mask | None:
         steps = longer
     reached = np.asarray(steps[np.ix_(part, part)] > 0)
     return None if reached.all() else reached
+
+
+def inverse_support(support: Mask) -> Mask | None:
+    """Where the inverse of a matrix can be nonzero; None where that is everywhere.
+
+    Rows are first exchanged so that the diagonal is full: A = Q·B has the inverse B⁻¹·Qᵀ, and the
+    inverse of a permuted diagonal matrix is one too.
+    """
+    n = support.shape[0]
+    if n > MAX_CLOSURE:
+        return None
+    if support.diagonal().all():
+        return reach(support)
+    column_of = maximum_bipartite_matching(csr_array(support), perm_type="column")
+    if (column_of < 0).any():
+        return None
+    arranged = np.empty_like(support)
+    arranged[column_of] = support
+    found = reach(arranged)
+    return None if found is None else found[:, column_of]
 
 
 def triangle(params: Any, zero: Mask | None, n: int) -> Mask:

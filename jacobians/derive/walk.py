@@ -85,6 +85,8 @@ class Walk:
     scalars: dict[tuple[Any, ...], int] = field(default_factory=dict)
     # primitives being linearised, so that one whose JVP is itself does not recur for ever
     linearising: tuple[str, ...] = ()
+    # whether the program is inside a `shard_map` on one device
+    single_shard: bool = False
     # what results of a `cond` have in each branch, by index operand and branch
     by_branch: dict[tuple[int, int], dict[int, Blocks]] = field(default_factory=dict)
     # primitives being walked by their implementation

@@ -119,7 +119,7 @@ jax.nn:one_hot f32[3] 4 | zero exact
 jax.lax:logistic f32[6] | diagonal exact
 jax.lax:batch_matmul f32[2,2,3] f32[2,3,2] | block-diagonal exact; block-diagonal exact
 jax.lax.linalg:cholesky f32[2,3,3] | block-diagonal wide
-jax.lax.linalg:triangular_solve f32[3,3] f32[2,3] | dense wide; block-diagonal exact
+jax.lax.linalg:triangular_solve f32[3,3] f32[2,3] | sparse exact; block-diagonal exact
 jax.numpy:fmod f32[6] f32[6] | identity exact; diagonal exact
 jax.numpy:arctan2 f32[6] f32[6] | diagonal exact; diagonal exact
 jax.numpy:rot90 f32[2,3] | permutation exact
@@ -131,9 +131,9 @@ jax.scipy.special:digamma f32[6]:positive | diagonal exact
 jax.scipy.special:i0 f32[6] | diagonal exact
 jax.scipy.special:softmax f32[3,4] | diagonal-plus-low-rank exact
 jax.scipy.special:log_softmax f32[3,4] | diagonal-plus-low-rank exact
-jax.scipy.linalg:solve_triangular f32[3,3] f32[3] | dense wide; upper-triangular exact
+jax.scipy.linalg:solve_triangular f32[3,3] f32[3] | upper-triangular exact; upper-triangular exact
 jax.scipy.fft:dct f32[6] | dense wide
 jax.numpy.linalg:eigvalsh f32[3,3] | dense exact
 jax.numpy.linalg:cross f32[3] f32[3] | dense exact; dense exact
-jax.numpy.linalg:qr f32[3,2] | dense wide; dense wide
+jax.numpy.linalg:qr f32[3,2] | dense exact; dense exact
 """
