@@ -14,7 +14,7 @@ import numpy as np
 
 import jacobians
 from jacobians.arguments import bind
-from jacobians.derive.call import CallDerivation, derive_call
+from jacobians.derive.call import derive_call
 from jacobians.evaluate import term_values
 from jacobians.explain import Block, block_of
 from jacobians.structure import Structure
@@ -78,12 +78,22 @@ def false_of(program: RandomProgram, seed: int, pieces: bool = True) -> list[str
         blocks = [block_of(derivation.call, derivation, 0, k) for k in every]
         nowhere = np.all([~np.isfinite(np.asarray(value)) for value, _ in seen], axis=0)
         found += _undefined_rows(blocks, nowhere, [jacobian for _, jacobian in seen])
+        others = []
+        for k in every:
+            moved = list(points[0])
+            moved[k] = points[1][k]
+            others.append(seen[1][1][k] if len(every) == 1 else both(*moved)[1][k])
         for k, block in enumerate(blocks):
             matrices = [np.asarray(jacobian[k]).reshape(block.shape) for _, jacobian in seen]
             numbers = made.get((0, k)) if block.formula else None
-            found += [f"input {k}: {line}" for line in false_of_block(block, matrices, numbers)]
+            lines = false_of_block(block, matrices, numbers)
+            if "constant" in block.properties and not _agree(
+                np.asarray(others[k]).reshape(block.shape), matrices[0]
+            ):
+                lines.append("not constant")
+            found += [f"input {k}: {line}" for line in lines]
         if pieces and any(prod(b.shape) for b in blocks):
-            found += _false_of_pieces(program, points, [j for _, j in seen], derivation)
+            found += _false_of_pieces(program, points[0], [j for _, j in seen], others)
     return found
 
 
@@ -126,8 +136,6 @@ def false_of_block(
         wrong = false_properties(block.structure, block.properties, matrix, *shapes)
         found += [f"false property: {w} of {block.structure}" for w in wrong]
     found += _disagreements(block, pattern)
-    if "constant" in block.properties and not _agree(*matrices):
-        found.append("not constant")
     if numbers is not None and not _agree(numbers, matrices[0]):
         found.append(f"the formula gives other numbers: {block.formula}")
     return list(dict.fromkeys(found))
@@ -185,15 +193,19 @@ def _of_pattern(s: Structure) -> Structure | None:
 
 
 def _false_of_pieces(
-    program: RandomProgram,
-    points: list[list[Any]],
-    jacobians_seen: list[Any],
-    derivation: CallDerivation,
+    program: RandomProgram, point: list[Any], jacobians_seen: list[Any], others: list[Any]
 ) -> list[str]:
-    """What the pieces of a Jacobian say and is not so."""
+    """What the pieces of a Jacobian say and is not so.
+
+    Args:
+        program: the program.
+        point: the first point.
+        jacobians_seen: the explicit Jacobian at each point.
+        others: by input, the explicit Jacobian with this input alone moved from the first point.
+    """
     found: list[str] = []
     every = tuple(range(len(program.shapes)))
-    pieces = jacobians.jacobian(program, argnums=every, format="blocks")(*points[0])
+    pieces = jacobians.jacobian(program, argnums=every, format="blocks")(*point)
     for k, piece in enumerate(pieces):
         matrices = [np.asarray(j[k]).reshape(piece.shape) for j in jacobians_seen]
         if not _agree(np.asarray(piece.todense()).reshape(piece.shape), matrices[0]):
@@ -203,6 +215,7 @@ def _false_of_pieces(
                 Structure("dense"), piece.properties, matrix, piece.out_shape, piece.in_shape
             )
             found += [f"piece {k}: false property {w}" for w in wrong]
-        if "constant" in piece.properties and not _agree(*matrices):
+        other = np.asarray(others[k]).reshape(piece.shape)
+        if "constant" in piece.properties and not _agree(other, matrices[0]):
             found.append(f"piece {k}: not constant")
     return list(dict.fromkeys(found))

@@ -30,8 +30,9 @@ from jacobians.algebra.block import (
 )
 from jacobians.algebra.coefficient import Coefficient, Factor, Product
 from jacobians.algebra.term import Term, contains, key, normal
+from jacobians.derive.certain import is_wild, may_be_anything
 from jacobians.derive.operation import Local, Operation
-from jacobians.derive.tape import Function
+from jacobians.derive.tape import Function, Node
 from jacobians.program import Program
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def while_loop(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     node = walk.record(equation, operands)
     given = operands[condition_constants:]
     step = _Step(walk, body, given, constants)
+    step.tell(walk, node)
     carries = len(given) - constants
     shapes = [walk.shape(k) for k in given[constants:]]
     carry_block = {
@@ -133,6 +135,7 @@ def scan(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     given = operands[: parts.constants + parts.carries]
     slices = operands[parts.constants + parts.carries :]
     step = _Step(walk, parts.body, given, parts.constants)
+    step.tell(walk, node)
     first_x = parts.constants + parts.carries
     shapes = [walk.shape(k) for k in given[parts.constants :]]
 
@@ -266,6 +269,7 @@ def linear_solve(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     right = operands[all_constants:]
     used = operands[:constants]
     step = _Step(walk, matvec, used, constants)
+    step.tell(walk, node)
     inverse: Matrix = {}
     depends = frozenset[int]().union(*(walk.tape.values[k].depends for k in used))
     for i, a in enumerate(right):
@@ -378,6 +382,8 @@ class _Step:
                 inner.blocks[number] = {number: (identity(shape),)}
         results = inner.run(body, numbers)
         position = {number: k for k, number in enumerate(numbers)}
+        # whether it makes an infinity or NaN of its own constants, in a value or a derivative
+        self.wild = any(is_wild(inner.tape, number) for number in results)
         self.blocks: Matrix = {}
         self._depends: frozenset[int] = frozenset()
         for i, number in enumerate(results):
@@ -387,6 +393,11 @@ class _Step:
                     self._depends |= t.coefficient.depends
                     plain.append(replace(t, coefficient=coefficients.OPAQUE))
                 self.blocks[i, position[source]] = union(plain)
+
+    def tell(self, walk: "Walk", node: Node) -> None:
+        """Lets it be known of a loop's results that they may be anything, where that is so."""
+        if self.wild:
+            may_be_anything(walk.tape, node.outputs)
 
     def shifted(self, columns: int) -> Matrix:
         """The blocks with input positions counted from `columns`."""

@@ -174,7 +174,7 @@ def infinite(choose: Choices, pool: list, first: int) -> Step | None:
     )
     one: dict[str, Callable[[Any], Any]] = {
         "softmax": lambda x: jax.nn.softmax(jnp.where(a, x, -jnp.inf), -1),
-        "softmax where": lambda x: jax.nn.softmax(x, -1, where=a, initial=-jnp.inf),
+        "softmax where": lambda x: jax.nn.softmax(x, -1, where=a),
         "log_softmax": lambda x: jax.nn.log_softmax(jnp.where(a, x, -jnp.inf), -1),
         "logsumexp": lambda x: jax.nn.logsumexp(jnp.where(a, x, -jnp.inf), -1),
         "exp less max": lambda x: jnp.exp(
