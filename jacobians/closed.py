@@ -396,7 +396,8 @@ def _view(
     axes: list[int] = []
     for e in at:
         if not e.terms:
-            slices.append(e.const)
+            # a whole number, be it NumPy's own: parameters of an operation may hold these
+            slices.append(int(e.const))
             continue
         (v, c), *more = e.terms
         axis = grid.order.index(v)

@@ -43,12 +43,14 @@ class Matrices:
     Attributes:
         pattern: what can be nonzero, [count, m, n].
         values: the entries divided by `scale`, where they are known exactly.
-        scale: a factor of all entries that need not be exact.
+        scale: a factor of all entries.
+        rounded: whether that factor is known up to rounding only.
     """
 
     pattern: Mask
     values: Floats | None
     scale: float = 1.0
+    rounded: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -86,10 +88,11 @@ def listed(
     for key in keys:
         pattern[key] = True
     scale, values = _entry_values(terms, found, known)
+    rounded = any(p.rounded for t in terms for p in t.coefficient.products or ())
     matrix = None if values is None else _summed(keys, values, m * n)
     if matrix is not None:
         matrix = matrix.reshape(1, m, n)
-    return Matrices(pattern.reshape(1, m, n), matrix, scale)
+    return Matrices(pattern.reshape(1, m, n), matrix, scale, rounded)
 
 
 def _entry_values(
@@ -97,6 +100,8 @@ def _entry_values(
 ) -> tuple[float, list[Floats] | None]:
     """A common factor, and for every term its values without it, None unless all are exact."""
     products = [p for t in terms for p in t.coefficient.products or ()]
+    if len(products) > 1 and any(p.rounded for p in products):
+        return 1.0, None
     scales = {abs(p.scale) for p in products}
     scale = scales.pop() if len(scales) == 1 else 1.0
     values = []
@@ -254,11 +259,14 @@ def _multiples_of_identity(matrices: Matrices) -> list[Structure]:
     if not bool((diagonals[:, 0] == diagonals[0, 0]).all()):
         return [Structure("scaled-identity")]
     found = [Structure("scaled-identity", (("scale", float(diagonals[0, 0] * matrices.scale)),))]
-    return [Structure("identity"), *found] if _are_ones(diagonals, matrices.scale) else found
+    return [Structure("identity"), *found] if _are_ones(diagonals, matrices) else found
 
 
-def _are_ones(values: Floats, scale: float) -> bool:
-    """Whether values times a scale are exactly 1."""
+def _are_ones(values: Floats, matrices: Matrices) -> bool:
+    """Whether values times the scale of the matrices are exactly 1."""
+    scale = matrices.scale
+    if matrices.rounded:
+        return False
     if scale == 1.0 or not bool((values * scale == 1.0).all()):
         return scale == 1.0 and bool((values == 1.0).all())
     return _exact_product(values, np.full_like(values, scale)) is not None
@@ -267,7 +275,7 @@ def _are_ones(values: Floats, scale: float) -> bool:
 def _selections(matrices: Matrices) -> list[Structure]:
     """Whether every entry that can be nonzero is a 1, alone in its row, or in its column too."""
     pattern, values = matrices.pattern, matrices.values
-    if values is None or not _are_ones(values[pattern], matrices.scale):
+    if values is None or not _are_ones(values[pattern], matrices):
         return []
     in_rows, in_columns = pattern.sum(axis=2), pattern.sum(axis=1)
     if bool((in_rows > 1).any()):
@@ -356,7 +364,7 @@ def _diagonal_blocks(matrix: Matrices, count: int) -> Matrices:
     shape = (count, m // count, count, n // count)
     k = np.arange(count)
     values = None if matrix.values is None else matrix.values.reshape(shape)[k, :, k, :]
-    return Matrices(matrix.pattern.reshape(shape)[k, :, k, :], values, matrix.scale)
+    return Matrices(matrix.pattern.reshape(shape)[k, :, k, :], values, matrix.scale, matrix.rounded)
 
 
 def _all_equal(blocks: Matrices) -> bool:

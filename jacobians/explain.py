@@ -190,7 +190,7 @@ def explain(
     derivation = derive_call(call)
     notes = [*dense.no_derivative_notes(call), *derivation.notes]
     blocks = [
-        _block(call, derivation, o, k)
+        block_of(call, derivation, o, k)
         for o, leaf in enumerate(call.outputs)
         if leaf.differentiable
         for k in call.selected
@@ -213,11 +213,19 @@ def _check_output(call: Call) -> None:
         )
 
 
-def _block(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
+def block_of(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
+    """Everything proved of one block, nothing observed yet.
+
+    Args:
+        call: the call.
+        derivation: its derivation.
+        o: position of the output leaf.
+        k: position of the input leaf.
+    """
     output, input_ = call.outputs[o], call.inputs[k]
     terms = derivation.terms(o, k)
     moving = (derivation.number(k),)
-    proof = prove.prove(terms, output.shape, input_.shape, moving, derivation.tape.known)
+    proof = prove.prove(terms, output.shape, input_.shape, moving, derivation.tape.certain)
     count, exact = prove.bound_entries(terms, output.shape, input_.shape)
     text: Formulas = formulas(derivation, o, k)
     return Block(

@@ -314,14 +314,17 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
     walk = Walk(keep_rules=True)
     start = _walked(walk, linear, known)
     outputs = start.outputs
-    add_undefined(walk, outputs[linear.values :], lambda other: _walked(other, linear, known))
+    first = linear.values
+    add_undefined(
+        walk, outputs[first:], lambda other: _walked(other, linear, known).outputs[first:]
+    )
     numbers, directions, runtime, extra = (
         start.numbers,
         start.directions,
         start.runtime,
         start.extra,
     )
-    values, images = outputs[: linear.values], outputs[linear.values :]
+    values, images = outputs[:first], outputs[first:]
     blocks: dict[tuple[int, int], Terms] = {}
     for image, number in enumerate(images):
         if not walk.has_derivative(number):

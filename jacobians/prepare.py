@@ -165,7 +165,7 @@ class Prepared:
         leaf = self.derivation.inputs[self.any_linear.selected[block.input]]
         # a hoisted value belongs to one call, and may have been computed from the leaf
         moving = (leaf, *self.derivation.hoisted)
-        return prove(block.terms, *shapes, moving, self.derivation.tape.known)
+        return prove(block.terms, *shapes, moving, self.derivation.tape.certain)
 
     def _tape_values(self, runtime: Sequence[Any]) -> dict[int, Any]:
         closed: list[Closed] = []

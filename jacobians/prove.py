@@ -238,6 +238,11 @@ def _is_number(term: Term) -> float | None:
     return products[0].scale
 
 
+def _is_one(term: Term) -> bool:
+    """Whether a coefficient is exactly 1 everywhere."""
+    return term.coefficient.products == (Product(1.0, ()),)
+
+
 def _fills(term: Term, count: int) -> bool:
     """Whether a term without conditions runs over exactly `count` index vectors."""
     if term.zeros or term.bounds or term.guards:
@@ -255,7 +260,7 @@ def _diagonal(facts: Facts) -> list[Structure]:
         if not _tells_all(term.out, term):
             return found
         scale = _is_number(term)
-        if scale == 1.0:
+        if _is_one(term):
             found.append(Structure("identity"))
         if scale is not None:
             found.append(Structure("scaled-identity", (("scale", scale),)))
@@ -267,7 +272,7 @@ def _diagonal(facts: Facts) -> list[Structure]:
 
 
 def _selection(facts: Facts) -> list[Structure]:
-    if any(_is_number(t) != 1.0 for t in facts.terms):
+    if not all(_is_one(t) for t in facts.terms):
         return []
     m, n = facts.shape
     if len(facts.terms) == 1 and _tells_all(facts.terms[0].out, facts.terms[0]):
@@ -383,7 +388,8 @@ def _toeplitz(facts: Facts) -> list[Structure]:
 def _wraps(diagonals: dict[int, tuple[Product, ...]], n: int) -> bool:
     """Whether each diagonal d > 0 equals the diagonal d − n."""
     return all(
-        d == 0 or diagonals.get(d - n if d > 0 else d + n) == value
+        (d == 0 or diagonals.get(d - n if d > 0 else d + n) == value)
+        and not any(p.rounded for p in value)
         for d, value in diagonals.items()
     )
 

@@ -112,6 +112,20 @@ def undefined(tape: Tape, number: int) -> Mask | None:
     return np.ones(shape, bool) if prod(shape) > MAX_KNOWN else np.broadcast_to(singular, shape)
 
 
+def is_wild(tape: Tape, number: int) -> bool:
+    """Whether some entry may be infinite or NaN, or without derivative, for whatever input."""
+    found = possible(tape, number)
+    return bool(found.singular.any() or (found.kinds & SPECIAL).any())
+
+
+def may_be_anything(tape: Tape, numbers: Sequence[int]) -> None:
+    """Settles that nothing is certain of some values, derivative or not."""
+    for number in numbers:
+        tape.possible[number] = _of_type(
+            _uniform(ANYTHING, tape.values[number].shape, True), tape.values[number]
+        )
+
+
 def possible(tape: Tape, number: int) -> Possible:
     """What the entries of a value may be; found once for every value on the way to it."""
     found: dict[int, Possible] = tape.possible

@@ -34,12 +34,12 @@ from jacobians.algebra.block import (
 from jacobians.algebra.coefficient import Coefficient, Factor, Product
 from jacobians.algebra.term import Term, contains, key, normal
 from jacobians.derive import sparse_products
-from jacobians.derive.certain import zeros
+from jacobians.derive.certain import is_wild, may_be_anything, zeros
 from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation
 from jacobians.derive.ranges import integer_bounds, joint_range
 from jacobians.derive.support import MAX_CLOSURE, inverse_support
-from jacobians.derive.tape import Function
+from jacobians.derive.tape import Function, Node
 from jacobians.program import Program
 
 if TYPE_CHECKING:
@@ -147,7 +147,9 @@ def while_loop(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     carries = len(given) - constants
     lasting = _lasting_zeros(walk, body, given, constants, carries)
     step = _Step(walk, body, given, constants, lasting)
-    _remember_zeros(walk, node.outputs, lasting)
+    step.tell(walk, node)
+    if not step.wild:
+        _remember_zeros(walk, node.outputs, lasting)
     shapes = [walk.shape(k) for k in given[constants:]]
     carry_block = {
         (i, j): terms for (i, j), terms in step.shifted(constants).items() if 0 <= j < carries
@@ -198,7 +200,9 @@ def scan(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     lasting = _lasting_zeros(walk, parts.body, given, parts.constants, parts.carries, empty)
     nothing = [*lasting[: parts.carries], *empty]
     step = _Step(walk, parts.body, given, parts.constants, nothing)
-    _remember_zeros(walk, node.outputs, lasting)
+    step.tell(walk, node)
+    if not step.wild:
+        _remember_zeros(walk, node.outputs, lasting)
     first_x = parts.constants + parts.carries
     shapes = [walk.shape(k) for k in given[parts.constants :]]
 
@@ -335,6 +339,7 @@ def linear_solve(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     right = operands[all_constants:]
     used = operands[:constants]
     step = _Step(walk, matvec, used, constants)
+    step.tell(walk, node)
     inverse: Matrix = {}
     depends = frozenset[int]().union(*(walk.tape.values[k].depends for k in used))
     for i, a in enumerate(right):
@@ -581,6 +586,8 @@ class _Step:
                 inner.blocks[number] = {number: (identity(inner.shape(number)),)}
         results = inner.run(body, numbers)
         position = {number: k for k, number in enumerate(numbers)}
+        # whether it makes an infinity or NaN of its own constants, in a value or a derivative
+        self.wild = any(is_wild(inner.tape, number) for number in results)
         self.blocks: Matrix = {}
         self._depends: frozenset[int] = frozenset()
         for i, number in enumerate(results):
@@ -590,6 +597,11 @@ class _Step:
                     self._depends |= t.coefficient.depends
                     plain.append(replace(t, coefficient=coefficients.OPAQUE))
                 self.blocks[i, position[source]] = union(plain)
+
+    def tell(self, walk: "Walk", node: Node) -> None:
+        """Lets it be known of a loop's results that they may be anything, where that is so."""
+        if self.wild:
+            may_be_anything(walk.tape, node.outputs)
 
     def shifted(self, columns: int) -> Matrix:
         """The blocks with input positions counted from `columns`."""

@@ -361,7 +361,9 @@ class Walk:
         return union(lighter)
 
 
-def add_undefined(walk: Walk, outputs: Iterable[int], again: Callable[[Walk], object]) -> None:
+def add_undefined(
+    walk: Walk, outputs: Sequence[int], again: Callable[[Walk], Sequence[int]]
+) -> None:
     """Takes back what was cut from results that have no derivative.
 
     Where a program makes 0·∞ or ∞ − ∞ of its own constants, the derivative is NaN, and an entry
@@ -370,7 +372,7 @@ def add_undefined(walk: Walk, outputs: Iterable[int], again: Callable[[Walk], ob
     Args:
         walk: a finished walk, whose blocks are completed.
         outputs: tape numbers of the results.
-        again: makes the same walk from an empty one.
+        again: makes the same walk from an empty one; the numbers of its results there.
     """
     masks = {k: undefined(walk.tape, k) for k in dict.fromkeys(outputs) if walk.has_derivative(k)}
     masks = {k: mask for k, mask in masks.items() if mask is not None}
@@ -378,10 +380,10 @@ def add_undefined(walk: Walk, outputs: Iterable[int], again: Callable[[Walk], ob
         return
     uncut = Walk(keep_rules=walk.keep_rules)
     uncut.tape.cutting = False
-    again(uncut)
+    uncut_numbers = dict(zip(outputs, again(uncut), strict=True))
     for number, mask in masks.items():
         shape, blocks = walk.shape(number), dict(walk.blocks.get(number, {}))
-        flowing = uncut.blocks.get(number, {})
+        flowing = uncut.blocks.get(uncut_numbers[number], {})
         untouched = mask & ~_reached_rows(flowing.values(), shape)
         for source, terms in flowing.items():
             had, in_shape = blocks.get(source, ()), walk.shape(source)
@@ -452,7 +454,7 @@ def derive(
     """
     walk = Walk()
     inputs, outputs = _walked(walk, inner, differentiable, names)
-    add_undefined(walk, outputs, lambda other: _walked(other, inner, differentiable, names))
+    add_undefined(walk, outputs, lambda other: _walked(other, inner, differentiable, names)[1])
     blocks = {}
     for o, number in enumerate(outputs):
         if not walk.has_derivative(number):

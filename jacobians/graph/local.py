@@ -108,7 +108,7 @@ def local_gradients(
             output, input_ = call.outputs[o], call.inputs[position]
             proof = prove.prove(
                 derivation.terms(o, position), output.shape, input_.shape,
-                (derivation.number(position),), derivation.tape.known,
+                (derivation.number(position),), derivation.tape.certain,
             )  # fmt: skip
             text = formulas(derivation, o, position)
             formula = None if text.jacobian is None else text.jacobian.split(" = ", 1)[1]

@@ -100,8 +100,10 @@ def programs(draw: st.DrawFn, steps: int = 6) -> RandomProgram:
     return random_program(Drawn(draw), steps)
 
 
-def random_program(choose: Choices, steps: int = 6) -> RandomProgram:
-    """A program of one or two inputs with up to `steps` steps."""
+def random_program(
+    choose: Choices, steps: int = 6, makers: "dict[str, Maker] | None" = None
+) -> RandomProgram:
+    """A program of one or two inputs with up to `steps` steps, of all makers or of those given."""
     count = choose.integer(1, 2)
     shapes = tuple(
         tuple(choose.integer(1, 4) for _ in range(choose.integer(0, 3))) for _ in range(count)
@@ -109,18 +111,20 @@ def random_program(choose: Choices, steps: int = 6) -> RandomProgram:
     program = RandomProgram(shapes)
     pool = list(shapes)
     for _ in range(choose.integer(1, steps)):
-        step, shape = _draw_step(choose, pool)
+        step, shape = _draw_step(choose, pool, makers or MAKERS)
         program.steps.append(step)
         pool.append(shape)
     return program
 
 
-def _draw_step(choose: Choices, pool: list[tuple[int, ...]]) -> tuple[Step, tuple[int, ...]]:
+def _draw_step(
+    choose: Choices, pool: list[tuple[int, ...]], makers: "dict[str, Maker]"
+) -> tuple[Step, tuple[int, ...]]:
     # the latest value is the likeliest operand, so that programs are deep as well as wide
     latest = len(pool) - 1
     first = latest if choose.flag() else choose.integer(0, latest)
-    kind = choose.among(sorted(MAKERS))
-    made = MAKERS[kind](choose, pool, first)
+    kind = choose.among(sorted(makers))
+    made = makers[kind](choose, pool, first)
     if made is None:
         name = choose.among(sorted(UNARY))
         made = name, UNARY[name], (first,)
@@ -457,7 +461,9 @@ def _linear_algebra(choose: Choices, pool: list, first: int) -> Step | None:
     return name, options[name], (first,)
 
 
-MAKERS: dict[str, Callable[[Choices, list, int], Step | None]] = {
+Maker = Callable[[Choices, list, int], Step | None]
+
+MAKERS: dict[str, Maker] = {
     "unary": _unary,
     "binary": _binary,
     "binary again": _binary,

@@ -38,7 +38,9 @@ def test_proved_structure_of_a_jax_function(row):
     for number, (o, k) in enumerate(places):
         shapes = call.outputs[o].shape, call.inputs[k].shape
         terms = derivation.terms(o, k)
-        kind = prove(terms, *shapes, (derivation.number(k),), derivation.tape.known).structure.kind
+        kind = prove(
+            terms, *shapes, (derivation.number(k),), derivation.tape.certain
+        ).structure.kind
         matrices = [np.nan_to_num(point.blocks[number].matrix) for point in seen]
         pattern = np.zeros(matrices[0].shape, bool)
         pattern[entries.coordinates(terms, *shapes, 1 << 20)] = True

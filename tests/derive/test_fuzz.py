@@ -66,7 +66,11 @@ def confront(program: RandomProgram, seed: int = 0) -> None:
 def check_names(derivation, k, out_shape, in_shape, matrix, pattern) -> frozenset[str]:
     """Every proved property holds for the numbers; returns the properties."""
     proof = prove(
-        derivation.terms(0, k), out_shape, in_shape, (derivation.number(k),), derivation.tape.known
+        derivation.terms(0, k),
+        out_shape,
+        in_shape,
+        (derivation.number(k),),
+        derivation.tape.certain,
     )
     rows, columns = np.nonzero(pattern)
     m, n = matrix.shape
