@@ -464,9 +464,7 @@ def cholesky(operation: Operation) -> Iterator[Local]:
     extra = Conditions(bounds=within)
     support = None
     if n <= MAX_SYMBOLIC:
-        support = symbolic_cholesky(
-            matrix_support(zeros(operation.tape, operation.node.inputs[0]))
-        )
+        support = symbolic_cholesky(matrix_support(zeros(operation.tape, operation.node.inputs[0])))
     if support is not None:
         factor = np.tril(support)
         inverse = reach(factor)

@@ -72,9 +72,7 @@ def range_of(tape: Tape, number: int) -> Range | None:
     return _range(tape, number, 0)
 
 
-def integer_bounds(
-    tape: Tape, number: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+def integer_bounds(tape: Tape, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     """The least and greatest entries of an integer value, clipped to what 64 bits hold safely."""
     found = range_of(tape, number)
     if found is None or found.nan:
@@ -155,9 +153,7 @@ def _fitting(found: Range, dtype: Any, whole: Range) -> Range:
     too_far |= np.maximum(np.abs(found.low), np.abs(found.high)) > EXACT
     if not too_far.any():
         return found
-    return Range(
-        np.where(too_far, whole.low, found.low), np.where(too_far, whole.high, found.high)
-    )
+    return Range(np.where(too_far, whole.low, found.low), np.where(too_far, whole.high, found.high))
 
 
 def _small(found: Range) -> Range:
@@ -465,9 +461,7 @@ def _power(params: Any, operands: list[Range], floating: bool) -> tuple[Numbers,
     return np.where(inside & (n > 0), 0.0, ends.min(0)), ends.max(0)
 
 
-def _general_power(
-    _: Any, operands: list[Range], floating: bool
-) -> tuple[Numbers, Numbers] | None:
+def _general_power(_: Any, operands: list[Range], floating: bool) -> tuple[Numbers, Numbers] | None:
     """Powers of numbers of at least 1 to exponents of at least 0, monotone in both."""
     a, b = operands
     if floating or (a.low < 1).any() or (b.low < 0).any():
@@ -500,9 +494,7 @@ def _common_bits(_: Any, operands: list[Range], floating: bool) -> tuple[Numbers
     return np.zeros_like(most), most
 
 
-def _shifted_right(
-    _: Any, operands: list[Range], floating: bool
-) -> tuple[Numbers, Numbers] | None:
+def _shifted_right(_: Any, operands: list[Range], floating: bool) -> tuple[Numbers, Numbers] | None:
     a, b = operands
     if (a.low < 0).any() or (b.low < 0).any() or (b.high > 31).any():
         return None
@@ -742,8 +734,7 @@ def _under(
         small = node.op in ELEMENTWISE or node.op == "convert_element_type"
         same = all(tape.values[k].shape in (shape, ()) for k in node.inputs)
         integer = all(
-            tape.values[k].dtype is not None
-            and (jnp.issubdtype(tape.values[k].dtype, jnp.integer))
+            tape.values[k].dtype is not None and (jnp.issubdtype(tape.values[k].dtype, jnp.integer))
             for k in (*node.inputs, number)
         )
         if small and same and integer and value.shape == shape and not value.source == "constant":
@@ -772,9 +763,7 @@ def _of_refined(
     empty = np.any(np.stack(np.broadcast_arrays(*(r.low > r.high for r in present))), axis=0)
     if empty.any():
         # nothing is computed from nothing: the entries without any value stay without
-        filled = [
-            Range(np.where(empty, r.high, r.low), r.high) for r in present
-        ]
+        filled = [Range(np.where(empty, r.high, r.low), r.high) for r in present]
         found = _of_refined(tape, node, filled, value)
         if found is None:
             return None

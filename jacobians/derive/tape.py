@@ -9,6 +9,7 @@ for numbers; what decides zeros, masks and indices is `certain`, `exact` or `cer
 count only what a compiler cannot round otherwise (`derive.rounding`).
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,10 +127,11 @@ class Tape:
 
     def renamed(self, names: Mapping[int, str]) -> "Tape":
         """The same values, some under other names; the tape itself is left as it is."""
-        other = Tape()
-        other.values, other.nodes = list(self.values), list(self.nodes)
-        other.names, other.calls = {**self.names, **names}, dict(self.calls)
-        other._functions, other._known = dict(self._functions), dict(self._known)
+        other = copy.copy(self)
+        # what either finds from now on, the other does not see
+        for name, table in vars(self).items():
+            setattr(other, name, copy.copy(table))
+        other.names = {**self.names, **names}
         return other
 
     def new(self, value: Value) -> int:
