@@ -132,6 +132,13 @@ class Walk:
         Returns:
             Tape numbers of its outputs.
         """
+        whole = any(program.touches_reference(equation) for equation in inner.equations)
+        if whole:
+            self.note(
+                "arrays are changed in place (jax.new_ref): every output of the function that "
+                "does so is taken to depend on every input of it"
+            )
+            inner = program.as_one_call(inner)
         first = len(self.tape.values)
         environment: dict[Any, int] = dict(zip(inner.inputs, operands, strict=True))
         for variable, array in inner.constants:
@@ -146,7 +153,8 @@ class Walk:
             return environment[atom]
 
         for equation in inner.equations:
-            results = self.equation(equation, [read(atom) for atom in equation.invars])
+            step = self.wide if whole else self.equation
+            results = step(equation, [read(atom) for atom in equation.invars])
             environment.update(zip(equation.outvars, results, strict=True))
         outputs = [read(atom) for atom in inner.outputs]
         self.scope = outer_scope
@@ -159,7 +167,7 @@ class Walk:
         name = name.lstrip("_")
         made_here = result >= first and self.tape.values[result].source == "result"
         several = sum(node.op not in WRAPPING for node in self.tape.nodes[-LONG_CALL:]
-                      if node.outputs[0] >= first) > 1  # fmt: skip
+                      if node.outputs and node.outputs[0] >= first) > 1  # fmt: skip
         if made_here and several and name.isidentifier():
             self.tape.calls[result] = name, tuple(operands)
 
@@ -191,7 +199,7 @@ class Walk:
 
     def _same_before(self, equation: Any, operands: Sequence[int]) -> tuple[Any, ...] | None:
         """What an operation computes, to recognise it when it comes again; None for a naming."""
-        if equation.primitive.name == "name":
+        if equation.primitive.name == "name" or program.differs_from_run_to_run(equation):
             return None
         params = program.parameters(equation)
         key = (equation.primitive.name, tuple(operands), tuple(sorted(params.items(), key=_first)))
@@ -206,6 +214,9 @@ class Walk:
         depends = frozenset[int]().union(*(self.tape.values[k].depends for k in operands))
         first = len(self.tape.values)
         outputs = tuple(range(first, first + len(equation.outvars)))
+        if program.differs_from_run_to_run(equation):
+            # like an input: nobody knows it beforehand, nor is it the same at every call
+            depends = depends | frozenset(outputs)
         node = Node(equation, tuple(operands), outputs, self.scope)
         for variable in equation.outvars:
             self.tape.new(
@@ -273,6 +284,15 @@ class Walk:
             )
             locals_ = self.wide_locals(operation, outputs)
         self.apply(node, locals_, outputs)
+
+    def wide(self, equation: Any, operands: list[int]) -> list[int]:
+        """Walks one equation without looking into it."""
+        node = self.record(equation, operands)
+        active = tuple(k for k, number in enumerate(node.inputs) if self.blocks.get(number))
+        outputs = [k for k, number in enumerate(node.outputs) if self.has_derivative(number)]
+        operation = Operation(node, self.tape, active, self.note)
+        self.apply(node, self.wide_locals(operation, outputs), outputs)
+        return list(node.outputs)
 
     def wide_locals(self, operation: Operation, outputs: Sequence[int]) -> list[Local]:
         """Local terms that say nothing: every result on every operand."""
