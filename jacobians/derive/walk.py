@@ -31,6 +31,7 @@ from jacobians.derive.elementwise import (
     SAME,
     derivative,
 )
+from jacobians.derive.fits import misfit
 from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation, restrict_index
 from jacobians.derive.paths import fair_paths, has_more_paths, without_paths
@@ -314,6 +315,11 @@ class Walk:
             local = normal(item.term)
             if local is None:
                 continue
+            shapes = self.shape(node.outputs[item.output]), self.shape(node.inputs[item.operand])
+            problem = misfit(local, *shapes)
+            if problem is not None:
+                self.contradiction(node.op, problem)
+                local = wide(*shapes, (), self.tape.values[node.outputs[item.output]].depends)
             by_source = collected.setdefault(item.output, {})
             for source, terms in self.blocks[node.inputs[item.operand]].items():
                 made = (compose(local, term) for term in terms)
@@ -321,12 +327,28 @@ class Walk:
         for output, by_source in collected.items():
             self.store(node.outputs[output], by_source)
 
+    def contradiction(self, what: str, problem: str) -> None:
+        """Says that the derivation contradicts itself, where it goes on as wide as can be."""
+        self.note(
+            f"the derivative derived for {what!r} contradicts its types ({problem}), so that every "
+            "output of it is taken to depend on every input: a fault of jacobians, please report "
+            "it with the function"
+        )
+
     def store(self, number: int, by_source: Mapping[int, Iterable[Term]]) -> None:
         """Stores the blocks of a value, merged and kept within bounds."""
         blocks: Blocks = {}
         for source, terms in by_source.items():
             shapes = self.shape(number), self.shape(source)
             merged = limited(self.followed(union(terms), *shapes), *shapes)
+            problems = [p for p in (misfit(term, *shapes) for term in merged) if p is not None]
+            if self.tape.values[source].source != "input":
+                problems.append("a derivative with respect to what is no input")
+            if problems:
+                value = self.tape.values[number]
+                op = value.node.op if value.node is not None else value.source
+                self.contradiction(op, problems[0])
+                merged = (wide(*shapes, (), value.depends),)
             if merged:
                 blocks[source] = merged
         if blocks:
