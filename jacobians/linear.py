@@ -137,6 +137,12 @@ class Linear:
             (moved if reached else still).append(equation)
             if reached:
                 moving.update(equation.outvars)
+                moving.update(a for a in equation.invars if program.is_reference(a))
+        if any(program.touches_reference(equation) for equation in moved):
+            # an array that is changed in place is made and changed again where it is read later
+            again = {id(e) for e in still if program.touches_reference(e)}
+            again |= {id(e) for e in moved}
+            moved = [e for e in self.program.equations if id(e) in again]
         return still, moved
 
     def at(self, runtime: Sequence[Any]) -> tuple[list[Any], Callable[..., list[Any]]]:

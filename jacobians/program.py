@@ -513,6 +513,33 @@ def contains(inner: Program, names: frozenset[str]) -> bool:
     )
 
 
+def is_reference(atom: Any) -> bool:
+    """Whether an operand is a reference to an array that is changed in place (`jax.new_ref`)."""
+    return hasattr(getattr(atom, "aval", None), "inner_aval")
+
+
+def touches_reference(equation: Equation) -> bool:
+    """Whether an equation makes, reads or changes an array in place."""
+    return any(is_reference(atom) for atom in (*equation.invars, *equation.outvars))
+
+
+def differs_from_run_to_run(equation: Equation) -> bool:
+    """Whether an equation may give other results for the same operands, or calls out of JAX."""
+    name = equation.primitive.name
+    return bool(equation.effects) or "callback" in name or name in ("rng_uniform", "infeed")
+
+
+def as_one_call(inner: Program) -> Program:
+    """The same program with everything it does inside one call, which is evaluated as a whole."""
+    constants = [value for _, value in inner.constants]
+
+    def whole(*values: Any) -> tuple[Any, ...]:
+        return tuple(run(inner, constants, values))
+
+    shapes = [jax.ShapeDtypeStruct(shape_of(v), dtype_of(v)) for v in inner.inputs]
+    return trace(jax.jit(whole), shapes)
+
+
 def outside_any_trace() -> AbstractContextManager[None]:
     """Computes at once what is computed inside, be it under `jax.jit` or `jax.vmap`.
 

@@ -477,7 +477,10 @@ def _reads(outer: "Walk", inner: Program) -> list[frozenset[int]]:
     numbers = [walk.input(program.shape_of(v), program.dtype_of(v)) for v in inner.inputs]
     position = {number: k for k, number in enumerate(numbers)}
     results = walk.run(inner, numbers)
-    return [frozenset(position[n] for n in walk.tape.values[r].depends) for r in results]
+    return [
+        frozenset(position[n] for n in walk.tape.values[r].depends if n in position)
+        for r in results
+    ]
 
 
 def _inputs_of_step(

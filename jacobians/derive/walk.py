@@ -32,6 +32,7 @@ from jacobians.derive.elementwise import (
     SAME,
     derivative,
 )
+from jacobians.derive.fits import misfit
 from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation, restrict_index
 from jacobians.derive.paths import fair_paths, has_more_paths, without_paths
@@ -139,6 +140,13 @@ class Walk:
         Returns:
             Tape numbers of its outputs.
         """
+        whole = any(program.touches_reference(equation) for equation in inner.equations)
+        if whole:
+            self.note(
+                "arrays are changed in place (jax.new_ref): every output of the function that "
+                "does so is taken to depend on every input of it"
+            )
+            inner = program.as_one_call(inner)
         first = len(self.tape.values)
         environment: dict[Any, int] = dict(zip(inner.inputs, operands, strict=True))
         for variable, array in inner.constants:
@@ -153,7 +161,8 @@ class Walk:
             return environment[atom]
 
         for equation in inner.equations:
-            results = self.equation(equation, [read(atom) for atom in equation.invars])
+            step = self.wide if whole else self.equation
+            results = step(equation, [read(atom) for atom in equation.invars])
             environment.update(zip(equation.outvars, results, strict=True))
         outputs = [read(atom) for atom in inner.outputs]
         self.scope = outer_scope
@@ -166,7 +175,7 @@ class Walk:
         name = name.lstrip("_")
         made_here = result >= first and self.tape.values[result].source == "result"
         several = sum(node.op not in WRAPPING for node in self.tape.nodes[-LONG_CALL:]
-                      if node.outputs[0] >= first) > 1  # fmt: skip
+                      if node.outputs and node.outputs[0] >= first) > 1  # fmt: skip
         if made_here and several and name.isidentifier():
             self.tape.calls[result] = name, tuple(operands)
 
@@ -198,7 +207,7 @@ class Walk:
 
     def _same_before(self, equation: Any, operands: Sequence[int]) -> tuple[Any, ...] | None:
         """What an operation computes, to recognise it when it comes again; None for a naming."""
-        if equation.primitive.name == "name":
+        if equation.primitive.name == "name" or program.differs_from_run_to_run(equation):
             return None
         params = program.parameters(equation)
         key = (equation.primitive.name, tuple(operands), tuple(sorted(params.items(), key=_first)))
@@ -213,6 +222,9 @@ class Walk:
         depends = frozenset[int]().union(*(self.tape.values[k].depends for k in operands))
         first = len(self.tape.values)
         outputs = tuple(range(first, first + len(equation.outvars)))
+        if program.differs_from_run_to_run(equation):
+            # like an input: nobody knows it beforehand, nor is it the same at every call
+            depends = depends | frozenset(outputs)
         node = Node(equation, tuple(operands), outputs, self.scope)
         for variable in equation.outvars:
             self.tape.new(
@@ -285,6 +297,15 @@ class Walk:
             locals_ = self.wide_locals(operation, outputs)
         self.apply(node, locals_, outputs)
 
+    def wide(self, equation: Any, operands: list[int]) -> list[int]:
+        """Walks one equation without looking into it."""
+        node = self.record(equation, operands)
+        active = tuple(k for k, number in enumerate(node.inputs) if self.blocks.get(number))
+        outputs = [k for k, number in enumerate(node.outputs) if self.has_derivative(number)]
+        operation = Operation(node, self.tape, active, self.note)
+        self.apply(node, self.wide_locals(operation, outputs), outputs)
+        return list(node.outputs)
+
     def wide_locals(self, operation: Operation, outputs: Sequence[int]) -> list[Local]:
         """Local terms that say nothing: every result on every operand."""
         return [
@@ -305,12 +326,25 @@ class Walk:
             local = normal(item.term)
             if local is None:
                 continue
+            shapes = self.shape(node.outputs[item.output]), self.shape(node.inputs[item.operand])
+            problem = misfit(local, *shapes)
+            if problem is not None:
+                self.contradiction(node.op, problem)
+                local = wide(*shapes, (), self.tape.values[node.outputs[item.output]].depends)
             by_source = collected.setdefault(item.output, {})
             for source, terms in self.blocks[node.inputs[item.operand]].items():
                 made = (compose(local, term) for term in terms)
                 by_source.setdefault(source, []).extend(t for t in made if t is not None)
         for output, by_source in collected.items():
             self.store(node.outputs[output], by_source)
+
+    def contradiction(self, what: str, problem: str) -> None:
+        """Says that the derivation contradicts itself, where it goes on as wide as can be."""
+        self.note(
+            f"the derivative derived for {what!r} contradicts its types ({problem}), so that every "
+            "output of it is taken to depend on every input: a fault of jacobians, please report "
+            "it with the function"
+        )
 
     def store(self, number: int, by_source: Mapping[int, Iterable[Term]]) -> None:
         """Stores the blocks of a value, merged and kept within bounds."""
@@ -320,6 +354,14 @@ class Walk:
             shapes = self.shape(number), self.shape(source)
             kept = union(t for t in told if t is not None)
             merged = limited(self.followed(kept, *shapes), *shapes)
+            problems = [p for p in (misfit(term, *shapes) for term in merged) if p is not None]
+            if self.tape.values[source].source != "input":
+                problems.append("a derivative with respect to what is no input")
+            if problems:
+                value = self.tape.values[number]
+                op = value.node.op if value.node is not None else value.source
+                self.contradiction(op, problems[0])
+                merged = (wide(*shapes, (), value.depends),)
             if merged:
                 blocks[source] = merged
         if blocks:
