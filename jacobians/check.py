@@ -281,6 +281,7 @@ def check_vjp(
         results: list[Comparison] = []
     else:
         results = verdicts(made, oracle, rtol, atol)
+        notes += [note for note in dict.fromkeys(oracle.notes) if note not in notes]
         note_lost(made, notes)
         problems += [Problem("non-finite", text) for text in nonfinite(call, made, results)]
         blocks = tuple(_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True))

@@ -35,6 +35,9 @@ MAX_DIFFERENCES = 1 << 12
 FIRST_STEP = 0.05
 # relative move of the inputs that conditioning is judged by
 NUDGE = 1e-10
+# a number of few digits is moved by this many of its roundings where kinks are looked for: 0.1 in
+# single precision is beside 0.1 in double
+BESIDE, WIDEST = 2.0, 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +141,12 @@ class Oracle:
                 # a program that JAX cannot take apart: nothing is excused
                 places = [leaf for leaf in self.call.outputs if leaf.differentiable]
                 return [np.zeros(leaf.size) for leaf in places]
+
+    @cached_property
+    def beside(self) -> float:
+        """The relative move of the inputs that shows a kink at the point."""
+        eps = max(float(jnp.finfo(self.call.inputs[k].dtype).eps) for k in self.call.selected)
+        return max(NUDGE, min(BESIDE * eps, WIDEST))
 
     def nudged(self, size: float, side: float = 1.0) -> list[Any]:
         """The inputs with every float moved by up to a relative `size` at random.

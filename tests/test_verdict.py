@@ -7,6 +7,14 @@ import pytest
 
 from jacobians import check_vjp
 from jacobians.terms import Terms
+from tests.fuzz_verdicts import findings
+
+
+@pytest.fixture(autouse=True)
+def no_diagnoses(monkeypatch):
+    """Verdicts only: the search for what a mistake is takes longer than finding it."""
+    monkeypatch.setattr("jacobians.check.diagnose", lambda *_, **__: ())
+
 
 ZEROS = np.zeros((2, 5), np.float32)
 LOGITS = np.array([[0.3, -1.2, 2.0, 0.7, 0.1], [3.0, 0.0, 0.0, -2.0, 1.5]], np.float32)
@@ -101,8 +109,7 @@ def test_terms_are_as_large_as_what_cancels():
 
     with jax.enable_x64(True):
         terms = Terms(f, [np.array([-1.0, -3.0])])
-        cancelled, dead, reversed_ = terms.sizes(0, np.array([1]))
-        assert [n.shape for n in terms.noise(0, np.array([1]))] == [(2,), (2,), (2,)]
+        cancelled, dead, reversed_ = terms.noise(0, np.array([1]), eps=1.0)
     assert cancelled[0] == 0
     assert 1e5 < cancelled[1] < 2e6
     assert (dead == 0).all()
@@ -246,3 +253,185 @@ def test_the_angle_at_the_origin_has_no_derivative():
     y, x = np.array([0.0, 1.0], np.float32), np.array([0.0, 2.0], np.float32)
     assert check_vjp(jnp.arctan2, y, x, vjp=rule)
     assert not check_vjp(jnp.arctan2, y, x, vjp=lambda c, y, x: rule(c, y, x)[::-1])
+
+
+def test_wrong_entries_do_not_hide_behind_a_large_one():
+    factors = np.array([1.5, 1.001, 0.0, 1.0], np.float32)
+    x = np.array([-25.0, -26.0, -30.0, 20.0], np.float32)
+    check = check_vjp(jnp.exp, x, vjp=lambda c, x: (factors * c * jnp.exp(x),))
+    assert [b.wrong for b in check.blocks] == [3]
+    assert check.worst.input_index != (3,)
+    assert check.blocks[0].tolerance < 1e-15
+
+
+ROWS, COLUMNS = 10.0 ** np.array([30.0, -30.0, 0.0]), 10.0 ** np.array([-30.0, 0.0, 30.0])
+
+
+def mixed(x):
+    """Entries that cancel and entries that do not, the sum of a centred array among them."""
+    y = jnp.tanh(x)
+    return jnp.stack([y[0] * y[1] - y[2], jnp.sum(x - x.mean()), jax.nn.logsumexp(x)])
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_scaled_rows_and_columns_change_no_verdict(double):
+    def f(y):
+        return ROWS.astype(y.dtype) * mixed(COLUMNS.astype(y.dtype) * y)
+
+    def vjp(c, y, wrong=1.0):
+        x = COLUMNS.astype(y.dtype) * y
+        t, s = jnp.tanh(x), jax.nn.softmax(x)
+        d = 1 - t * t
+        first = jnp.stack([t[1] * d[0], t[0] * d[1] * wrong, -d[2]])
+        c = c * ROWS.astype(y.dtype)
+        return ((c[0] * first + c[2] * s) * COLUMNS.astype(y.dtype),)
+
+    dtype = np.float64 if double else np.float32
+    with jax.enable_x64(double):
+        y = (np.array([0.3, -0.7, 0.5]) / COLUMNS).astype(dtype)
+        right = check_vjp(f, y, vjp=vjp)
+        assert right, str(right)
+        wrong = check_vjp(f, y, vjp=lambda c, y: vjp(c, y, 1.001))
+    assert wrong.blocks[0].wrong == 1
+    assert (wrong.worst.output_index, wrong.worst.input_index) == ((0,), (1,))
+
+
+def test_a_sum_that_cancels_may_be_bracketed_otherwise():
+    numbers = np.random.default_rng(0).normal(size=200)
+
+    def f(x):
+        return (numbers * x[0]).sum() - (numbers[::-1] * x[0]).sum() + 1e-9 * x[1]
+
+    with jax.enable_x64(True):
+        x = jnp.array([2.0, 1.0])
+        assert check_vjp(f, x, vjp=lambda c, x: (c * jnp.array([1e-15, 1e-9]),))
+        check = check_vjp(f, x, vjp=lambda c, x: (c * jnp.array([1e-9, 1.001e-9]),))
+    assert check.blocks[0].wrong == 2
+
+
+def test_kinks_that_cancel_are_none():
+    def f(x):
+        ways = (
+            jnp.maximum(x, 0) - jnp.abs(x) / 2,
+            jnp.where(x > 0, x, 0) - jnp.abs(x) / 2,
+            jnp.clip(x, 0, 1) - jnp.where(x >= 0, x, -x) / 2,
+        )
+        return jnp.stack(ways)
+
+    x = np.array([0.0, 0.5, -2.0], np.float32)
+    assert check_vjp(f, x, vjp=lambda c, x: (0.5 * c.sum(0),))
+    check = check_vjp(f, x, vjp=lambda c, x: (jnp.where(x == 0, 0.0, 0.5) * c.sum(0),))
+    assert [b.wrong for b in check.blocks] == [3]
+    assert (check.worst.expected, check.worst.actual) == (0.5, 0.0)
+
+
+# function, point, slope elsewhere, values right at a kink, right by convention or infinite, wrong
+SINGULAR = {
+    "the arc sine of a clipped number": (
+        lambda x: jnp.arcsin(jnp.clip(x, -1, 1)), 1.0, lambda x: 1 / jnp.sqrt(1 - x * x),
+        (0.0, 1e9), (), (-1.0, -np.inf),
+    ),
+    "x log x": (
+        lambda x: jnp.where(x > 0, x * jnp.log(jnp.where(x > 0, x, 1.0)), 0.0), 0.0,
+        lambda x: jnp.log(x) + 1, (-np.inf, -1e3), (), (0.5, np.inf),
+    ),
+    "a root": (
+        jnp.sqrt, 0.0, lambda x: 0.5 / jnp.sqrt(x), (), (0.0, 7.0), (-np.inf, np.nan),
+    ),
+    "an arc cosine": (
+        jnp.arccos, 1.0, lambda x: -1 / jnp.sqrt(1 - x * x), (), (0.0, 7.0), (np.inf, np.nan),
+    ),
+    "x log x where it ends": (
+        lambda x: jax.scipy.special.xlogy(x, x), 0.0, lambda x: jnp.log(x) + 1,
+        (), (-np.inf, 3.0), (np.inf,),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_infinite_sides_and_points_without_a_finite_derivative(name):
+    f, point, slope, kinks, conventions, wrong = SINGULAR[name]
+    values = np.array([*kinks, *conventions, *wrong, 0.0], np.float32)
+    x = np.full(len(values), point, np.float32)
+    x[-1] = 0.3
+
+    def rule(c, x):
+        there = x == point
+        return (c * jnp.where(there, values, slope(jnp.where(there, 0.3, x))),)
+
+    (block,) = check_vjp(f, x, vjp=rule).blocks
+    assert (block.kinks, block.singular, block.wrong) == (
+        len(kinks), len(conventions), len(wrong),
+    )  # fmt: skip
+
+
+def test_a_convention_is_said():
+    check = check_vjp(jnp.sqrt, np.float32(0), vjp=lambda c, x: (0 * c,))
+    assert check
+    assert "1 entry is singular here" in str(check)
+    assert check.to_dict()["blocks"][0]["singular"] == 1
+
+
+def test_the_value_shown_is_the_derivative_where_jax_has_nan():
+    def distance(a):
+        b = jnp.maximum(a, 0.0)
+        return jnp.minimum(jnp.max(a), 0.0) + jnp.sqrt(jnp.sum(b * b))
+
+    x = np.array([-1.0, -2.0], np.float32)
+    assert check_vjp(distance, x, vjp=lambda c, a: (c * jnp.array([1.0, 0.0]),))
+    check = check_vjp(distance, x, vjp=lambda c, a: (c * jnp.array([5.0, 0.0]),))
+    assert (check.worst.expected, check.worst.actual) == (1.0, 5.0)
+
+
+def test_a_batched_rule_is_judged_in_double_precision():
+    @jax.custom_jvp
+    def f(x):
+        return jnp.sum(jnp.exp(x) - jnp.exp(x[::-1])) + 3e-3 * x[0]
+
+    f.defjvp(lambda p, t: (f(p[0]), 3.6e-3 * t[0][0]))
+    check = check_vjp(jax.vmap(f), np.array([[7.0, 8.0, 9.0]], np.float32))
+    assert check.blocks[0].precision == "float64"
+    assert check.blocks[0].wrong == 1
+
+
+def test_a_report_says_why_double_precision_is_left():
+    x = np.array([0.3, 0.4], np.float32)
+
+    def tied(c, x):
+        if x.dtype == jnp.float64:
+            raise TypeError("only float32 here")
+        return (c * jnp.cos(x),)
+
+    check = check_vjp(jnp.sin, x, vjp=tied)
+    assert check
+    assert any("TypeError: only float32 here" in note for note in check.notes)
+
+    half = lambda c, x: (c * jnp.cos(x).astype(jnp.float32).astype(x.dtype),)  # noqa: E731
+    check = check_vjp(jnp.sin, x, vjp=half)
+    assert check
+    assert any("the rule computes in float32 inside" in note for note in check.notes)
+
+
+@pytest.mark.parametrize(("forward", "right"), [(0.0, False), (-np.inf, True)])
+def test_an_infinite_value_has_to_be_returned_by_the_forward_rule(forward, right):
+    @jax.custom_jvp
+    def log(x):
+        return jnp.log(x)
+
+    log.defjvp(lambda p, t: (jnp.where(p[0] > 0, jnp.log(p[0]), forward), t[0] / p[0]))
+    check = check_vjp(log, np.array([0.0, 1.0], np.float32))
+    assert [p.kind for p in check.problems] == ([] if right else ["primal"])
+
+
+def test_a_small_value_of_the_forward_rule_does_not_hide_behind_a_large_one():
+    rule = jax.custom_vjp(jnp.exp)
+    moved = lambda x: jnp.where(x < 0, 1.01, 1.0) * jnp.exp(x)  # noqa: E731
+    rule.defvjp(lambda x: (moved(x), x), lambda x, c: (c * jnp.exp(x),))
+    check = check_vjp(rule, np.array([-25.0, 20.0], np.float32))
+    assert [p.kind for p in check.problems] == ["primal"]
+
+
+@pytest.mark.parametrize("first", range(0, 300, 75))
+def test_planted_errors_are_found_and_other_brackets_accepted_at_every_scale(first):
+    found = [line for k in range(first, first + 75) for line in findings(k, steps=4, draws=75)]
+    assert not found, "\n".join(found)
