@@ -2,7 +2,7 @@
 
 As few values are held fixed as the function allows: none where it can be traced, those of the
 other arguments where it looks at them, and all where it looks at what is differentiated; it is
-then linearised where it is.
+then linearised where it is, or differentiated row by row, as `jax.jacobian` does.
 
     >>> bind_call(f, (0,), False, (x, 3), {}).plain.program
 """
@@ -149,7 +149,7 @@ def _trace(call: _Flat) -> Bound:
     """Traces with as few values held fixed as the function allows."""
     leaves, selected, chosen = call.leaves, call.selected, set(call.selected)
     arrays = [k for k, x in enumerate(leaves) if k in chosen or _is_array(x)]
-    floats = [k for k in arrays if k in chosen or not _holdable(leaves[k])]
+    floats = [k for k in arrays if k in chosen or not _has_value(leaves[k])]
     attempts = [arrays] if floats == arrays else [arrays, floats]
     for number, traced in enumerate(attempts):
 
@@ -169,11 +169,10 @@ def _trace(call: _Flat) -> Bound:
             bound = _at_point(call)
             if bound is not None:
                 return bound
-            raise ArgumentError(
-                f"{function_name(call.f)} looks at the values of its arguments while it is traced "
-                "(a Python if, a shape or a NumPy call that depends on them), so that its "
-                f"Jacobian has no fixed program; use jax.lax.cond or jnp.where ({_first(error)})"
-            ) from error
+            try:
+                return _by_rows(call)
+            except _REFUSALS as refusal:
+                raise _looked_at(call, error, refusal) from refusal
         notes = () if number == 0 else ("traced for the given values of the other arguments",)
         return Bound(
             plain, [*plain.constants, *given], call.in_trees, trees[0], trees[1], call.in_names,
@@ -186,13 +185,67 @@ def _at_point(call: _Flat) -> Bound | None:
     """The call linearised by JAX where it is, for a function that looks at its arguments' values.
 
     Its derivative there is a linear program, whatever branches the function took; None where there
-    are no values, or JAX cannot either.
-
-    Raises:
-        ArgumentError: the derivative is not certainly linear.
+    are no values, JAX cannot either, or a rule in the program is not certainly linear.
     """
-    if not all(_holdable(x) or not _is_array(x) for x in call.leaves):
+    if not all(_has_value(x) or not _is_array(x) for x in call.leaves):
         return None
+    of_selected, trees = _results_of_selected(call)
+    point = [jnp.asarray(call.leaves[k]) for k in call.selected]
+    try:
+        out, push, aux = jax.linearize(of_selected, *point, has_aux=True)
+        traced, _ = trace_plain(lambda *tangents: (push(*tangents), ()), point, [], {})
+    except _CONCRETE:
+        return None
+    inner = traced.program
+    if program.contains(inner, FORWARD_REFUSED) or not is_linear(inner, range(len(inner.inputs))):
+        return None
+    note = (
+        "it looks at the values of its arguments: this holds where it takes the same branches; "
+        "jax.lax.cond and jnp.where make it one program for all"
+    )
+    return _linear_at(call, traced, point, trees, (*out, *aux), note)
+
+
+def _by_rows(call: _Flat) -> Bound:
+    """The call with the rows that `jax.jacrev` gives at its arguments, as a linear program.
+
+    For a function that looks at its arguments' values, where its derivative is no linear program:
+    a custom rule inside is applied to one unit cotangent after another.
+    """
+    of_selected, trees = _results_of_selected(call)
+    point = [jnp.asarray(call.leaves[k]) for k in call.selected]
+
+    def of_floats(*values: Any) -> tuple[list[Any], tuple[list[Any], list[Any]]]:
+        out, aux = of_selected(*values)
+        return [x for x in out if jnp.issubdtype(x.dtype, jnp.floating)], (out, aux)
+
+    numbers = tuple(range(len(point)))
+    rows, (out, aux) = jax.jacrev(of_floats, numbers, has_aux=True)(*point)
+
+    def product(*tangents: Any) -> tuple[list[Any], tuple[()]]:
+        given, images = iter(rows), []
+        for x in out:
+            image = jnp.zeros(x.shape, jnp.float32)
+            if jnp.issubdtype(x.dtype, jnp.floating):
+                parts = zip(next(given), tangents, strict=True)
+                image = sum((jnp.tensordot(row, t, t.ndim) for row, t in parts), jnp.zeros(()))
+                image = image.astype(x.dtype)
+            images.append(image)
+        return images, ()
+
+    traced, _ = trace_plain(product, point, [], {})
+    note = (
+        "it looks at the values of its arguments, and its derivative there is not certainly "
+        "linear: every row is computed by itself, as jax.jacobian does (jax.jacrev), for these "
+        "values; jax.lax.cond and jnp.where make it one program for all"
+    )
+    return _linear_at(call, traced, point, trees, (*out, *aux), note)
+
+
+def _results_of_selected(
+    call: _Flat,
+) -> tuple[Callable[..., tuple[list[Any], list[Any]]], list[Any]]:
+    """Flat results and aux arrays of the selected leaves; and a list that receives their trees."""
     trees: list[Any] = []
 
     def of_selected(*values: Any) -> tuple[list[Any], list[Any]]:
@@ -201,21 +254,19 @@ def _at_point(call: _Flat) -> Bound | None:
         trees[:] = out_tree, rest
         return [jnp.asarray(x) for x in out], more
 
-    point = [jnp.asarray(call.leaves[k]) for k in call.selected]
-    try:
-        out, push, aux = jax.linearize(of_selected, *point, has_aux=True)
-        traced, _ = trace_plain(lambda *tangents: (push(*tangents), ()), point, [], {})
-    except _CONCRETE:
-        return None
+    return of_selected, trees
+
+
+def _linear_at(
+    call: _Flat,
+    traced: Plain,
+    point: list[Any],
+    trees: list[Any],
+    values: tuple[Any, ...],
+    note: str,
+) -> Bound:
+    """A call whose derivative at a point has been traced as a program of tangents."""
     inner = traced.program
-    if program.contains(inner, FORWARD_REFUSED):
-        return None
-    if not is_linear(inner, range(len(inner.inputs))):
-        raise ArgumentError(
-            f"{function_name(call.f)} looks at the values of its arguments while it is traced, and "
-            "its derivative there is not certainly linear (a custom derivative rule, or a loop); "
-            "use jax.lax.cond or jnp.where instead of looking"
-        )
     # what the derivative is made of changes from point to point; its index arrays are its pattern
     moving = [c for c in inner.constants if jnp.issubdtype(c[1].dtype, jnp.inexact)]
     fixed = [c for c in inner.constants if not jnp.issubdtype(c[1].dtype, jnp.inexact)]
@@ -223,14 +274,26 @@ def _at_point(call: _Flat) -> Bound | None:
     linear = program.Program(inputs, inner.outputs, inner.equations, tuple(fixed))
     places = tuple(len(moving) + k for k in range(len(point)))
     runtime = [*(value for _, value in (*fixed, *moving)), *point]
-    note = (
-        "it looks at the values of its arguments: this holds where it takes the same branches; "
-        "jax.lax.cond and jnp.where make it one program for all"
-    )
     return Bound(
         Plain(linear, places, traced.results, {}),
-        runtime, call.in_trees, trees[0], trees[1], call.in_names, (note,), (*out, *aux),
+        runtime, call.in_trees, trees[0], trees[1], call.in_names, (note,), values,
     )  # fmt: skip
+
+
+def _looked_at(call: _Flat, error: Exception, refusal: Exception) -> ArgumentError:
+    """The sentence for a function that looks at values where `jax.jacobian` fails too."""
+    name = function_name(call.f)
+    if isinstance(refusal, _CONCRETE):
+        return ArgumentError(
+            f"{name} looks at the values of its arguments while it is traced (a Python if, a "
+            "shape or a NumPy call that depends on them), so that its Jacobian has no fixed "
+            f"program; use jax.lax.cond or jnp.where ({_first(error)})"
+        )
+    return ArgumentError(
+        f"{name} looks at the values of its arguments while it is traced, and its derivative there "
+        "is not certainly linear (a custom derivative rule, or a loop), nor can jax.jacrev compute "
+        f"its rows; use jax.lax.cond or jnp.where instead of looking ({_first(refusal)})"
+    )
 
 
 _CONCRETE = (
@@ -239,6 +302,9 @@ _CONCRETE = (
     jax.errors.TracerIntegerConversionError,
     jax.errors.NonConcreteBooleanIndexError,
 )
+
+# what JAX raises where it cannot differentiate in reverse
+_REFUSALS = (*_CONCRETE, NotImplementedError, TypeError, ValueError)
 
 
 def _first(error: Exception) -> str:
@@ -264,9 +330,9 @@ def _is_index(x: Any) -> bool:
     return x.dtype == np.bool_ or bool(jnp.issubdtype(x.dtype, jnp.integer))
 
 
-def _holdable(x: Any) -> bool:
-    """Whether a leaf may be held at its value: it has one, and it is a number or index array."""
-    return isinstance(x, float) or (is_concrete(x) and not isinstance(x, jax.ShapeDtypeStruct))
+def _has_value(x: Any) -> bool:
+    """Whether a leaf may be held at its value, of whatever size: it has one."""
+    return not isinstance(x, (jax.core.Tracer, jax.ShapeDtypeStruct))
 
 
 def _leaf_names(

@@ -43,6 +43,8 @@ Integers = NDArray[Any]
 MAX_ROUNDS = 6
 # index vectors per entry beyond which a closed form is no gain
 MAX_REPEATS = 4
+# index vectors of terms with conditions, which are listed with all their variables
+MAX_LISTED = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +160,9 @@ def closed_form(
         return None
     tables: list[NDArray[Any]] = []
     grids = [grid_of(t, out_shape, in_shape) for t in terms]
+    listed = (entries.grid_size(t) for t, g in zip(terms, grids, strict=True) if g is None)
+    if sum(listed) > MAX_LISTED:
+        return None
     if len(terms) == 1 and grids[0] is not None and grids[0].ordered:
         piece = _piece(terms[0], grids[0], None, tape, tables)
         pattern = block_pattern(terms, out_shape, in_shape)

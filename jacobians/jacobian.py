@@ -10,6 +10,7 @@ by the traced program, so a function may close over anything, changing arrays an
 """
 
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from jacobians.arguments import (
 from jacobians.bind import Bound, bind_call
 from jacobians.errors import ArgumentError
 from jacobians.fingerprint import digest, fingerprint
-from jacobians.linear import Plain, is_concrete
+from jacobians.linear import Linear, Plain, is_concrete
 from jacobians.prepare import Prepared, check_types, linear_programs, prepare
 from jacobians.program import Program
 
@@ -278,11 +279,45 @@ def entry_for(
     entry = _cache.get(key)
     if entry is None:
         with _usual_promotion():
-            prepared = prepare(plain, chunk_size, symmetric, factors, linears)
+            linears = linears if linears is not None else linear_programs(plain)
+            try:
+                prepared = prepare(plain, chunk_size, symmetric, factors, linears)
+            except _FAULTS as fault:
+                # by here JAX has differentiated the function: what fails is the analysis
+                prepared = _without_structure(plain, chunk_size, linears, fault)
         entry = Entry(prepared, jax.jit(prepared.evaluate, static_argnums=2))
         if prepared.cacheable:
             _cache.put(key, entry)
     return entry
+
+
+# what a fault of the analysis may raise; what JAX cannot differentiate raises before it
+_FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NotImplementedError,
+    RecursionError, TypeError, ValueError,
+)  # fmt: skip
+
+
+def _without_structure(
+    plain: Plain,
+    chunk_size: int | None,
+    linears: tuple[Linear | None, Linear | None],
+    fault: Exception,
+) -> Prepared:
+    """The plan of `jax.jacobian` itself, where a structure cannot be derived; it is said so.
+
+    Raises:
+        ArgumentError: what was to be listed is too large for that too.
+    """
+    if isinstance(fault, ArgumentError):
+        raise fault
+    reason = f"{type(fault).__name__}: {str(fault).strip() or 'no message'}".split("\n", 1)[0]
+    note = (
+        f"no structure could be derived ({reason}): every entry is computed, as jax.jacobian "
+        "does; the numbers are right, and this is a fault of jacobians worth reporting"
+    )
+    warnings.warn(note, RuntimeWarning, stacklevel=2)
+    return prepare(plain, chunk_size, linears=linears, closed=False, note=note)
 
 
 @contextmanager

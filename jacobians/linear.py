@@ -12,6 +12,7 @@ in which every rule has been applied. It is linear in them, and its Jacobian is 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
-from jacobians.algebra.block import Terms, identity
+from jacobians.algebra.block import Terms, identity, wide
 from jacobians.derive.tape import MAX_KNOWN, Tape
 from jacobians.derive.walk import Walk, add_undefined
 from jacobians.errors import ArgumentError
@@ -398,6 +399,38 @@ def _walked(walk: Walk, linear: Linear, known: Mapping[int, np.ndarray[Any, Any]
     extra = {walk.input(program.shape_of(v), program.dtype_of(v)): c for v, c in linear.hoisted}
     outputs = walk.run(linear.whole, [*numbers, *extra])
     return _Walked(numbers, directions, runtime, extra, outputs)
+
+
+def underived(linear: Linear, note: str) -> LinearDerivation:
+    """The blocks of a linear program of which nothing is derived: every entry of each.
+
+    Args:
+        linear: the program.
+        note: the sentence that says why.
+    """
+    walk = Walk(keep_rules=True)
+    inputs, outputs = (
+        [walk.input(program.shape_of(a), program.dtype_of(a)) for a in atoms]
+        for atoms in (linear.program.inputs, linear.program.outputs)
+    )
+    runtime, directions = inputs[: linear.runtime], inputs[linear.runtime :]
+    values, images = outputs[: linear.values], outputs[linear.values :]
+    # nothing is known of the coefficients: they may depend on everything
+    depends = frozenset(runtime)
+    blocks: dict[tuple[int, int], Terms] = {}
+    for image, number in enumerate(images):
+        for direction, source in enumerate(directions):
+            out, inp = walk.tape.values[number].shape, walk.tape.values[source].shape
+            if not prod(out) * prod(inp):
+                continue
+            if linear.transposed:
+                blocks[direction, image] = (wide(inp, out, depends=depends),)
+            else:
+                blocks[image, direction] = (wide(out, inp, depends=depends),)
+    return LinearDerivation(
+        blocks, walk.tape, dict(enumerate(runtime)), {}, tuple(runtime), tuple(values),
+        tuple(directions), frozenset(images), (note,),
+    )  # fmt: skip
 
 
 def is_concrete(value: Any) -> bool:

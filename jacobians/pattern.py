@@ -27,6 +27,8 @@ Integers = NDArray[Any]
 Shape = tuple[int, ...]
 
 MAX_ENTRIES = 1 << 30
+# entries of a block without zeros, of which nothing is listed
+MAX_FULL = 1 << 32
 # index vectors that are visited whatever the size of the block
 MAX_LISTED = 1 << 26
 
@@ -209,8 +211,15 @@ def block_pattern(terms: Terms, out_shape: Shape, in_shape: Shape) -> Pattern:
     plain = [pattern_only(t) for t in terms]
     visits = sum(entries.grid_size(t) for t in plain)
     grids = [grid_of(t, out_shape, in_shape) for t in plain]
-    if len(plain) == 1 and grids[0] is not None and grids[0].ordered and visits <= MAX_ENTRIES:
-        return Pattern(out_shape, in_shape, (grids[0], plain[0]), None)
+    for term, grid in zip(plain, grids, strict=True):
+        if grid is None or not grid.ordered:
+            continue
+        # nothing has to be listed of the only term, or of one that has every entry already
+        everything = grid.count == prod(out_shape) * prod(in_shape)
+        if grid.count > (MAX_FULL if everything else MAX_ENTRIES):
+            raise too_many(grid.count)
+        if everything or len(plain) == 1:
+            return Pattern(out_shape, in_shape, (grid, term), None)
     if visits > min(MAX_ENTRIES, max(MAX_LISTED, 4 * prod(out_shape) * prod(in_shape))):
         listed = entries.coordinates(plain, out_shape, in_shape, MAX_LISTED)
         if listed is None:

@@ -30,8 +30,9 @@ from jacobians.linear import (
     derive_linear,
     forward,
     reverse,
+    underived,
 )
-from jacobians.pattern import Pattern, block_pattern
+from jacobians.pattern import MAX_FULL, Pattern, block_pattern
 from jacobians.prove import Proof, prove
 from jacobians.proved_linear import is_linear
 from jacobians.sweep import Program, Sweep, Wanted, default_chunk, plan_sweeps, program_of
@@ -218,6 +219,7 @@ def prepare(
     factors: bool = False,
     linears: tuple[Linear | None, Linear | None] | None = None,
     closed: bool = True,
+    note: str = "",
 ) -> Prepared:
     """Derives, plans and colours.
 
@@ -228,6 +230,7 @@ def prepare(
         factors: whether outer products are wanted as their two factors.
         linears: the function's linear programs, where they have been traced already.
         closed: whether closed forms may be used.
+        note: why nothing is to be derived, so that every entry counts; or nothing.
 
     Returns:
         What `Prepared.evaluate` needs.
@@ -243,7 +246,7 @@ def prepare(
     custom = program.contains(plain.program, frozenset(program.CUSTOM_RULES))
     directions = range(first.runtime, first.runtime + first.directions)
     linear = not custom or is_linear(first.whole, directions)
-    derivation = derive_linear(first, plain.known_inputs())
+    derivation = derive_linear(first, plain.known_inputs()) if not note else underived(first, note)
     notes.extend(derivation.notes)
     if not linear:
         # jax.jacobian applies the rules to unit cotangents, so that is what is done here
@@ -256,6 +259,7 @@ def prepare(
     symmetric = symmetric and linear and not program.has_foreign_rule(plain.program)
     builder = _Builder(plain, push, pull, derivation, linear, symmetric, factors, closed)
     blocks = builder.blocks()
+    notes.extend(builder.notes)
     swept = [b for b in blocks if b.way == ""]
     sweeps = builder.sweeps(swept)
     if any(sweep.transposed for sweep in sweeps) and builder.pull is None:
@@ -307,8 +311,12 @@ def _closed_tables(block: BlockPlan) -> tuple[Any, ...]:
 
 
 def linear_programs(plain: Plain) -> tuple[Linear | None, Linear | None]:
-    """The program of JVPs and None; None and that of VJPs where a rule allows no JVPs."""
-    push = forward(plain)
+    """The program of JVPs and None; None and that of VJPs where there are no JVPs."""
+    try:
+        push = forward(plain)
+    except (NotImplementedError, TypeError, ValueError):
+        # what has no JVP may have a VJP all the same; where it has not, that is the error
+        return None, reverse(plain)
     if not program.contains(push.program, FORWARD_REFUSED):
         return push, None
     return None, reverse(plain)
@@ -337,6 +345,7 @@ class _Builder:
         closed: bool = True,
     ) -> None:
         self.factors, self.closed = factors, closed
+        self.notes: list[str] = []
         self.plain, self.push, self.pull = plain, push, pull
         self.derivation, self.linear, self.symmetric = derivation, linear, symmetric
         first = len(plain.program.constants)
@@ -383,13 +392,13 @@ class _Builder:
         if self.factors and self.linear:
             outer = outer_form(terms, out_shape, in_shape, tape, dtype)
             if outer is not None:
-                pattern = block_pattern(terms, out_shape, in_shape)
+                pattern = self._pattern(terms, out_shape, in_shape)
                 cost = {"closed form": outer[0].work + outer[1].work}
                 return BlockPlan(o, i, "closed form", terms, pattern, None, cost, outer)
         form = None
         if self.linear and self.closed:
             form = closed_form(terms, out_shape, in_shape, tape, dtype)
-        pattern = form.pattern if form is not None else block_pattern(terms, out_shape, in_shape)
+        pattern = form.pattern if form is not None else self._pattern(terms, out_shape, in_shape)
         colors = self._least_colors(pattern)
         cost = {"sweep": colors * self.direction_cost + 2.0 * pattern.count}
         if form is not None:
@@ -401,9 +410,27 @@ class _Builder:
             return BlockPlan(o, i, "closed form", terms, pattern, form, cost)
         return BlockPlan(o, i, "", terms, pattern, None, cost)
 
+    def _pattern(
+        self, terms: Terms, out_shape: tuple[int, ...], in_shape: tuple[int, ...]
+    ) -> Pattern:
+        """The entries of a block; all of them where those of its terms are too many to list."""
+        try:
+            return block_pattern(terms, out_shape, in_shape)
+        except ArgumentError as error:
+            if prod(out_shape) * prod(in_shape) > MAX_FULL:
+                raise
+            self.notes.append(
+                "every entry of a block is computed, as jax.jacobian does, since those that can be "
+                f"nonzero take too long to list ({error})"
+            )
+            return block_pattern((wide(out_shape, in_shape),), out_shape, in_shape)
+
     def _least_colors(self, pattern: Pattern) -> int:
         if pattern.is_diagonal:
             return 1
+        if pattern.full:
+            m, n = pattern.shape
+            return min(n if self.push else 1 << 60, m if self._may_reverse() else 1 << 60)
         by_jvp = int(np.max(np.bincount(pattern.rows, minlength=1))) if self.push else 1 << 60
         if self.push is not None and self.pull is None and by_jvp <= 2:
             return by_jvp

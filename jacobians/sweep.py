@@ -62,6 +62,8 @@ class Read:
         entries: positions among the block's entries, or None for all of them in order.
         colors: the colour of each.
         lines: the position in the leaf of each.
+        span: in a full sweep the first colour of the block's seeds and their number; `colors` and
+            `lines` are then empty.
     """
 
     block: int
@@ -69,6 +71,7 @@ class Read:
     entries: Integers | None
     colors: Integers
     lines: Integers
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,11 @@ class Sweep:
     coloring: Coloring
     seeds: tuple[Integers, ...]
     reads: tuple[Read, ...]
+
+    @property
+    def full(self) -> bool:
+        """Whether its blocks have no zeros, and every seed a colour of its own."""
+        return all(read.span is not None for read in self.reads)
 
 
 def plan_sweeps(
@@ -109,6 +117,9 @@ def plan_sweeps(
     Returns:
         One or two sweeps; none when there are no blocks.
     """
+    full = _full_sweep(blocks, out_shapes, in_shapes, forward, reverse)
+    if full is not None:
+        return (full,)
     whole = _Whole(blocks, out_shapes, in_shapes)
     if not len(whole.rows):
         return ()
@@ -131,6 +142,44 @@ def plan_sweeps(
             break
     assert best is not None
     return best[1]
+
+
+def _full_sweep(
+    blocks: Sequence[Wanted],
+    out_shapes: Sequence[Shape],
+    in_shapes: Sequence[Shape],
+    forward: bool,
+    reverse: bool,
+) -> Sweep | None:
+    """The sweep of blocks that have no zeros, one colour for each seed; nothing is listed.
+
+    None where a block has zeros, or where some result depends on only part of the inputs.
+    """
+    outs, ins = sorted({b.output for b in blocks}), sorted({b.input for b in blocks})
+    if not blocks or len(blocks) < len(outs) * len(ins) or not all(b.pattern.full for b in blocks):
+        return None
+    m, n = sum(prod(out_shapes[k]) for k in outs), sum(prod(in_shapes[k]) for k in ins)
+    transposed = reverse and (m < n or not forward)
+    shapes, leaves = (out_shapes, outs) if transposed else (in_shapes, ins)
+    seeds: list[Integers] = []
+    spans: dict[int, tuple[int, int]] = {}
+    count = 0
+    for k, shape in enumerate(shapes):
+        size = prod(shape)
+        if k not in leaves:
+            seeds.append(np.full(size, -1, dtype=np.int32))
+            continue
+        seeds.append(np.arange(count, count + size, dtype=np.int32))
+        spans[k] = count, size
+        count += size
+    nothing = np.zeros(0, dtype=np.int32)
+    reads: list[Read] = []
+    for k, b in enumerate(blocks):
+        leaf, seeded = (b.input, b.output) if transposed else (b.output, b.input)
+        reads.append(Read(k, leaf, None, nothing, nothing, spans[seeded]))
+    method = "one per column" if count > 1 else ""
+    coloring = Coloring(np.concatenate(seeds), count, count, method)
+    return Sweep(transposed, coloring, tuple(seeds), tuple(reads))
 
 
 class _Whole:
@@ -333,6 +382,7 @@ class Program:
                 image = image.reshape(self.sweep.coloring.count, -1).T
             return picked(image.reshape(-1), table) if kind == "table" else image.reshape(-1)
 
+        colors = jnp.arange(self.steps * self.chunk, dtype=jnp.int32).reshape(self.steps, -1)
         if self.steps == 1:
             count = self.sweep.coloring.count
             constant = _constant_seeds(seeds, seed_types, count)
@@ -341,24 +391,37 @@ class Program:
             elif constant is not None:
                 images = jax.vmap(of_seeds)(*constant)
             else:
-                images = jax.vmap(one)(jnp.arange(count, dtype=jnp.int32))
+                images = jax.vmap(one)(colors[0])
+            if self.sweep.full:
+                return [
+                    self._lines(images[needed.index(read.leaf)], read) for read in self.sweep.reads
+                ]
             return [
                 read_out(images, read, table, kind)
                 for read, table, kind in zip(self.sweep.reads, rest, self.kinds, strict=True)
             ]
+        if self.sweep.full:
+            images = jax.lax.map(jax.vmap(one), colors)
+            return [self._lines(images[needed.index(read.leaf)], read) for read in self.sweep.reads]
         lookups, orders = rest[::2], rest[1::2]
-        firsts = jnp.arange(self.steps, dtype=jnp.int32) * self.chunk
 
         def step(_: None, given: Any) -> tuple[None, list[Any]]:
-            first, lookup = given
-            images = jax.vmap(one)(first + jnp.arange(self.chunk, dtype=jnp.int32))
+            own, lookup = given
+            images = jax.vmap(one)(own)
             return None, [
                 read_out(images, read, table)
                 for read, table in zip(self.sweep.reads, lookup, strict=True)
             ]
 
-        _, found = jax.lax.scan(step, None, (firsts, lookups))
+        _, found = jax.lax.scan(step, None, (colors, lookups))
         return [picked(f.reshape(-1), o) for f, o in zip(found, orders, strict=True)]
+
+    def _lines(self, images: Any, read: Read) -> Any:
+        """A block without zeros from the images of its seeds: its rows, or its columns."""
+        assert read.span is not None
+        first, count = read.span
+        lines = images.reshape(self.steps * self.chunk, -1)[first : first + count]
+        return (lines if self.sweep.transposed else lines.T).reshape(-1)
 
 
 def _constant_seeds(
@@ -397,7 +460,7 @@ def program_of(sweep: Sweep, leaf_sizes: Sequence[int], chunk: int) -> Program:
     steps = -(-count // max(1, min(chunk, count)))
     chunk = -(-count // steps)
     kinds = []
-    for read in sweep.reads:
+    for read in () if sweep.full else sweep.reads:
         size = leaf_sizes[read.leaf]
         dtype = index_dtype(chunk * max(size, 1))
         local = (read.colors % chunk).astype(dtype) * size + read.lines.astype(dtype)

@@ -715,7 +715,7 @@ def test_a_called_function_is_differentiated_like_its_operations():
     np.testing.assert_allclose(jacobian(f, format="dense")(x), jax.jacfwd(f)(x), rtol=1e-6)
 
 
-def test_at_a_point_a_rule_that_is_not_linear_is_refused_and_jaxs_own_are_not():
+def test_at_a_point_a_rule_that_jax_cannot_take_backwards_is_refused_and_jaxs_own_are_not():
     @jax.custom_jvp
     def absolute(x):
         return 1.0 * x
@@ -732,6 +732,127 @@ def test_at_a_point_a_rule_that_is_not_linear_is_refused_and_jaxs_own_are_not():
 
     found = jacobian(many, format="dense")(x)
     np.testing.assert_allclose(found, jax.jacobian(many)(x), rtol=1e-5, atol=1e-6)
+
+
+def by_value(rule):
+    """A rule, a loop or a branch behind a look at the argument's values."""
+    return {
+        "clipped": lambda x: clipped_gradient(x) * x if x[0] > -9 else x,
+        "linear rule": lambda x: (straight_through(x) * x[::-1], x.sum()) if x[0] > -9 else x,
+        "decay": lambda x: {"y": with_decay(x[x > -9])[::2], "n": x[1] ** 2},
+    }[rule]
+
+
+@pytest.mark.parametrize("rule", ["clipped", "linear rule", "decay"])
+def test_what_looks_at_values_is_done_row_by_row_where_its_rule_is_not_linear(rule):
+    f, x = by_value(rule), values(4)
+    expected = jax.jacobian(f)(x)
+    same(jacobian(f, format="dense")(x), expected)
+    value, found = value_and_jacobian(f)(x)
+    same(densified(found), expected)
+    same(jax.tree.map(jnp.asarray, value), jax.tree.map(jnp.asarray, f(x)))
+    (note,) = [n for n in jacobians.plan(f, x).notes if "jax.jacrev" in n]
+    assert "for these values" in note
+
+
+def test_what_looks_at_values_may_be_differentiated_once_more_as_jax_does():
+    f = lambda x: x**3 * clipped_gradient(x)[::-1] if x[0] > -9 else x  # noqa: E731
+    x = values(3)
+    total = lambda jac: jax.grad(lambda x: jnp.sum(jnp.sin(jac(x))))(x)  # noqa: E731
+    same(total(jacobian(f, format="dense")), total(jax.jacobian(f)), 1e-4)
+
+
+def test_of_large_arguments_too_values_may_be_looked_at():
+    from jacobians.derive.tape import MAX_KNOWN
+
+    x = jnp.ones(MAX_KNOWN + 1)
+    found = jacobian(lambda x: x**2 if x[0] > 0 else x)(x)
+    assert found.nse == len(x)
+    np.testing.assert_array_equal(found.data, 2 * x)
+
+
+def several(x, y):
+    return jnp.tanh(x) * y[0], {"a": jnp.outer(x, y), "b": jnp.sum(x)}
+
+
+@pytest.mark.parametrize("fault", [IndexError("planted"), MemoryError()])
+def test_where_no_structure_can_be_derived_every_entry_is_computed_and_said_so(monkeypatch, fault):
+    def raising(*_):
+        raise fault
+
+    monkeypatch.setattr(__import__("sys").modules["jacobians.prepare"], "derive_linear", raising)
+    jacobians.clear_cache()
+    x, y = values(4), values(2)
+    expected = jax.jacobian(several, (0, 1))(x, y)
+    with pytest.warns(
+        RuntimeWarning, match=f"no structure could be derived .{type(fault).__name__}"
+    ):
+        same(jacobian(several, (0, 1), format="dense")(x, y), expected)
+    with pytest.warns(RuntimeWarning):
+        same(jacobian(several, (0, 1), format="dense", chunk_size=3)(x, y), expected)
+    found = jacobians.plan(several, x, y, argnums=(0, 1))
+    assert all(block.nnz == block.shape[0] * block.shape[1] for block in found.blocks)
+    assert any("no structure could be derived" in note for note in found.notes)
+    same(densified(jax.jit(jacobian(several, (0, 1), format="blocks"))(x, y)), expected)
+    jacobians.clear_cache()
+
+
+def test_a_rule_for_vjps_alone_inside_what_has_no_jvp_is_taken_backwards():
+    # a JVP of the callback is refused by JAX; its VJP is a rule
+    @jax.custom_vjp
+    def called(x):
+        return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    called.defvjp(lambda x: (called(x), x), lambda x, g: (g * jnp.cos(x),))
+    x = values(4)
+    same(
+        jacobian(lambda x: called(x) * x, format="dense")(x),
+        jax.jacobian(lambda x: called(x) * x)(x),
+    )
+
+
+def test_entries_that_take_too_long_to_list_are_all_computed(monkeypatch):
+    prepared = __import__("sys").modules["jacobians.prepare"]
+    real = prepared.block_pattern
+
+    def unlisted(terms, out_shape, in_shape):
+        if any(t.zeros or t.bounds or t.guards for t in terms):
+            raise ArgumentError("about 1e+12 entries")
+        return real(terms, out_shape, in_shape)
+
+    def f(x):
+        return jnp.sin(jnp.cumsum(jnp.sort(x))), jnp.sort(x)
+
+    x = values(6)
+    expected = jax.jacobian(f)(x)
+    monkeypatch.setattr(prepared, "block_pattern", unlisted)
+    jacobians.clear_cache()
+    same(jacobian(f, format="dense")(x), expected)
+    found = jacobians.plan(lambda x: jnp.cumsum(jnp.sort(x)) * x, x)
+    jacobians.clear_cache()
+    assert found.blocks[0].nnz == 36
+
+
+def test_more_than_256_colours_give_the_numbers_of_jax():
+    table = np.random.default_rng(0).integers(0, 600, (280, 270))
+    f, x = lambda x: jnp.sin(x[table]).sum(1), values(600)
+    bound = bind_call(f, (0,), False, (x,), {})
+    prepared = prepare(bound.plain, closed=False)
+    assert prepared.sweeps[0].sweep.coloring.count > 256
+    (data,) = jax.jit(prepared.evaluate, static_argnums=2)(bound.runtime, prepared.tables, False)[1]
+    pattern = prepared.blocks[0].pattern
+    dense = np.zeros(pattern.shape, np.float32)
+    dense[pattern.rows, pattern.columns] = data
+    np.testing.assert_allclose(dense, jax.jacobian(f)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_argnums_may_be_anything_that_counts_as_an_integer():
+    x = values(3)
+    for argnums in (np.int64(1), np.array(1), -1):
+        same(jacobian(jnp.multiply, argnums, format="dense")(x, 2 * x), jnp.diag(x))
+    for argnums in ([0, np.int32(1)], np.array([0, 1])):
+        found = jacobian(jnp.multiply, argnums, format="dense")(x, 2 * x)
+        same(found, (jnp.diag(2 * x), jnp.diag(x)))
 
 
 def test_at_a_point_a_result_may_be_a_python_number():
@@ -801,8 +922,10 @@ BAD = [
     (lambda: jax.jit(jacobian(lambda x: x[x > 0]))(values(3)),
      "looks at the values of its arguments"),
     (lambda: jax.jit(jacobian(lambda x: x if x[0] > 0 else -x))(values(3)), "use jax.lax.cond"),
-    (lambda: jacobian(lambda x: clipped_gradient(x) if x[0] > 0 else clipped_gradient(-x))(
-        values(3)), "use jax.lax.cond"),
+    (lambda: jax.jit(jacobian(lambda x: clipped_gradient(x) if x[0] > 0 else -x))(values(3)),
+     "use jax.lax.cond"),
+    (lambda: jacobian(jnp.multiply, (0, 1.5)), "sequence of integers, got (0, 1.5)"),
+    (lambda: jacobian(jnp.sin, True), "sequence of integers, got True"),
     (lambda: jacobian(lambda x: np.sin(np.asarray(x)))(values(3)), "a NumPy call"),
     (lambda: hessian(heat)(values(5)), "a Hessian is of a scalar, but heat returns f32[5]"),
     (lambda: jax.jit(jacobian(heat, format="scipy"))(values(5)), 'use format="bcoo"'),
