@@ -38,7 +38,7 @@ from jacobians.derive.certain import is_wild, may_be_anything, zeros
 from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation
 from jacobians.derive.ranges import integer_bounds, joint_range
-from jacobians.derive.support import MAX_CLOSURE, inverse_support
+from jacobians.derive.support import MAX_CLOSURE, exchange_mixes, inverse_support
 from jacobians.derive.tape import Function, Node
 from jacobians.program import Program
 
@@ -59,6 +59,10 @@ UNROLL_COUNTED_EQUATIONS = 1600
 EXACT_ROUNDS = 8
 # how often a loop's body is looked at for zeros that last
 LASTING_ROUNDS = 4
+MIXES = (
+    "the inverse of a matrix with known zeros is proved as mathematics has it: where a solver "
+    "exchanges rows, rounding may leave small numbers outside the proved pattern"
+)
 # index vectors of a solve's matrix that are listed to find the closure
 MAX_LISTED = 1 << 22
 
@@ -75,47 +79,24 @@ def cond(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
         return walk.run(choices[first_choice], operands[1:])
     node = walk.record(equation, operands)
     collected: dict[int, dict[int, list[Term]]] = {}
-    by_branch: list[dict[int, Blocks]] = [{} for _ in choices]
     possible: list[list[int]] = []
     for k in range(first_choice, last_choice + 1):
-        hidden, done = _as_in_branch(walk, operands, k), walk.done
-        if hidden:
-            walk.done = {}
-        results = walk.run(choices[k], operands[1:])
-        made = [dict(walk.blocks.get(number, {})) for number in results]
-        walk.blocks.update(hidden)
-        walk.done = done
+        # what an equal choice made before is, in this branch, what this branch made of it: the
+        # second derivative of a `cond` hands values over from one choice to another
+        before = walk.by_branch.setdefault((operands[0], k), {})
+        results = walk.run(choices[k], [before.get(number, number) for number in operands[1:]])
+        before.update(zip(node.outputs, results, strict=True))
         possible.append(results)
         indicator = _indicator(walk, operands[0], k)
-        for output, found in enumerate(made):
-            by_branch[k][node.outputs[output]] = found
-            for source, terms in found.items():
+        for output, number in enumerate(results):
+            for source, terms in walk.blocks.get(number, {}).items():
                 scaled = with_coefficient(terms, indicator)
                 collected.setdefault(output, {}).setdefault(source, []).extend(scaled)
     for output, by_source in collected.items():
         walk.store(node.outputs[output], by_source)
     for output, numbers in enumerate(zip(*possible, strict=True)):
         _what_all_say(walk, node.outputs[output], numbers)
-    for k, found in enumerate(by_branch):
-        walk.by_branch.setdefault((operands[0], k), {}).update(found)
     return list(node.outputs)
-
-
-def _as_in_branch(walk: "Walk", operands: Sequence[int], k: int) -> dict[int, Blocks]:
-    """Gives operands that an equal choice made before the blocks that they have in this branch.
-
-    The second derivative of a `cond` chooses twice by the same index, and hands over from the first
-    what the second needs: in branch k that is what branch k has made.
-
-    Returns:
-        The blocks of all branches, to be put back.
-    """
-    hidden: dict[int, Blocks] = {}
-    for number, found in walk.by_branch.get((operands[0], k), {}).items():
-        if number in operands[1:] and number in walk.blocks:
-            hidden[number] = walk.blocks[number]
-            walk.blocks[number] = found
-    return hidden
 
 
 def _what_all_say(walk: "Walk", result: int, branches: Sequence[int]) -> None:
@@ -348,8 +329,10 @@ def linear_solve(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
     if len(right) == 1:
         shape = walk.shape(right[0])
         own = step.blocks.get((0, constants), ())
-        term, support, untied = _inverse(own, shape, depends)
+        term, support, untied, mixes = _inverse(own, shape, depends)
         inverse[0, 0] = (term,)
+        if mixes:
+            walk.note(MIXES)
         zero = zeros(walk.tape, right[0])
         solved = None if zero is None or support is None else _solved(support, zero, untied)
         if solved is not None and solved.any():
@@ -368,12 +351,12 @@ def linear_solve(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
 
 def _inverse(
     own: Terms, shape: tuple[int, ...], depends: frozenset[int]
-) -> tuple[Term, Mask | None, list[int]]:
+) -> tuple[Term, Mask | None, list[int], bool]:
     """The relation of A⁻¹ for a matrix A of this relation to the vector that it is applied to.
 
     Returns:
-        The term; the closure over the axes that A does not tie, None where it is everywhere or was
-        not found; and these axes.
+        The term; the closure over the axes that A does not tie, None where it was not found; these
+        axes; and whether the exchange of rows in a solve mixes what the closure keeps apart.
     """
     ties = [t for t in common_ties(own, shape, shape) if t[0] == t[1]]
     tied = {a for a, _ in ties}
@@ -382,7 +365,7 @@ def _inverse(
     count = prod(small)
     term = wide(shape, shape, ties, depends)
     if count > MAX_CLOSURE or not own:
-        return term, None, untied
+        return term, None, untied, False
     plain = [
         replace(
             t, out=tuple(t.out[d] for d in untied), inp=tuple(t.inp[d] for d in untied),
@@ -392,17 +375,18 @@ def _inverse(
     ]  # fmt: skip
     listed = entries.coordinates(plain, small, small, MAX_LISTED)
     if listed is None:
-        return term, None, untied
+        return term, None, untied, False
     mask = np.zeros((count, count), bool)
     mask[listed] = True
     support = inverse_support(mask)
     if support is None:
         # with nothing between the rows, everything
-        return term, np.ones((count, count), bool), untied
+        return term, np.ones((count, count), bool), untied, False
     index = (*(term.out[d] for d in untied), *(term.inp[d] for d in untied))
     allowed = conditions(support.reshape(*small, *small), index)
     narrow = None if allowed is None else normal(restrict(term, allowed))
-    return (term if narrow is None else narrow), support, untied
+    mixes = exchange_mixes(mask, support)
+    return (term if narrow is None else narrow), support, untied, mixes
 
 
 def _solved(support: Mask, zero: Mask, untied: list[int]) -> Mask:

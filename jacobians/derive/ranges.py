@@ -634,6 +634,16 @@ def _collect(
         if tape.values[number].dtype == np.bool_:
             for k in node.inputs:
                 _collect(tape, k, truth, depth, steps + 1, found)
+    elif op in ("and", "or") and tape.values[number].dtype == np.bool_:
+        # one of two holds: what both of them say
+        first: Assumptions = {}
+        second: Assumptions = {}
+        _collect(tape, node.inputs[0], truth, depth, steps + 1, first)
+        _collect(tape, node.inputs[1], truth, depth, steps + 1, second)
+        for other in first.keys() & second.keys():
+            low = np.minimum(first[other][0], second[other][0])
+            high = np.maximum(first[other][1], second[other][1])
+            _learn(tape, other, low, high, depth, steps + 1, found)
     elif op in COMPARISONS:
         _compare(tape, node, truth, depth, steps, found)
 

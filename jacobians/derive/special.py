@@ -162,8 +162,9 @@ def _compare(holds: Callable[[float, float], bool]) -> Callable[[int, int], int]
     """A comparison, decided where a 0, an infinity or a sign decides it for every number."""
 
     def kind(a: int, b: int) -> int:
-        left = [_SAMPLE[a]] if a != ORDINARY else [-1.0, 0.0, 1.0]
-        right = [_SAMPLE[b]] if b != ORDINARY else [-1.0, 0.0, 1.0]
+        # an ordinary number may lie on either side of a constant, and be equal to it
+        left = [_SAMPLE[a]] if a != ORDINARY else [-3.0, -1.5, 0.0, 1.5, 3.0]
+        right = [_SAMPLE[b]] if b != ORDINARY else [-3.0, -1.5, 0.0, 1.5, 3.0]
         if a == b and a in (POSITIVE, NEGATIVE):
             # two constants of one sign compare in any way
             right = [0.5 * _SAMPLE[a], _SAMPLE[a], 2.0 * _SAMPLE[a]]

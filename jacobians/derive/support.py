@@ -233,6 +233,25 @@ def inverse_support(support: Mask) -> Mask | None:
     return None if found is None else found[:, column_of]
 
 
+def exchange_mixes(support: Mask, inverse: Mask) -> bool:
+    """Whether elimination with exchanged rows adds rows that the inverse keeps apart.
+
+    In column k every row from k on with an entry there may become the pivot of the others. In an
+    upper triangular matrix there is one such row, in a lower triangular one there are many.
+    """
+    n = support.shape[0]
+    mixed = support.copy()
+    for k in range(n):
+        rows = np.flatnonzero(support[k:, k]) + k
+        if len(rows) > 1:
+            # enough for one group: a ring
+            mixed[rows, np.roll(rows, 1)] = True
+    if bool((mixed == support).all()):
+        return False
+    found = inverse_support(mixed)
+    return found is None or bool((found & ~inverse).any())
+
+
 def triangle(params: Any, zero: Mask | None, n: int) -> Mask:
     """What can be nonzero in the matrix that a `triangular_solve` solves with, transposed if so."""
     full = np.tri(n, dtype=bool)

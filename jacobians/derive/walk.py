@@ -88,8 +88,8 @@ class Walk:
     linearising: tuple[str, ...] = ()
     # whether the program is inside a `shard_map` on one device
     single_shard: bool = False
-    # what results of a `cond` have in each branch, by index operand and branch
-    by_branch: dict[tuple[int, int], dict[int, Blocks]] = field(default_factory=dict)
+    # by index operand and branch of a `cond`: what each of its results is there
+    by_branch: dict[tuple[int, int], dict[int, int]] = field(default_factory=dict)
     # primitives being walked by their implementation
     implementing: tuple[str, ...] = ()
     # whether custom rules that carry no derivative stay whole, for whoever evaluates the tape and
