@@ -22,7 +22,7 @@ import numpy as np
 from jacobians import program
 from jacobians.algebra.block import Terms, identity, wide
 from jacobians.derive.tape import MAX_KNOWN, Tape
-from jacobians.derive.walk import Walk, add_undefined
+from jacobians.derive.walk import Walk, add_undefined, without_empty
 from jacobians.errors import ArgumentError
 from jacobians.pattern import flipped
 from jacobians.program import Program
@@ -337,7 +337,7 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
         if not walk.has_derivative(number):
             continue
         for direction, source in enumerate(directions):
-            terms = walk.blocks.get(number, {}).get(source)
+            terms = without_empty(walk.blocks.get(number, {}).get(source, ()))
             if terms and linear.transposed:
                 blocks[direction, image] = tuple(flipped(t) for t in terms)
             elif terms:

@@ -25,7 +25,6 @@ Shape = tuple[int, ...]
 
 RANK_LIMIT = 512
 LOW_RANK_LIMIT = 128
-MOST_BLOCKS_SEEN = 64
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,9 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """Matrices prepared for naming: rounding cleaned away, the union of their patterns."""
+    """Matrices prepared for naming, [count, m, n]: rounding cleaned away, patterns joined."""
 
-    matrices: tuple[Matrix, ...]
+    stack: Matrix
     pattern: Mask
     out_shape: Shape
     in_shape: Shape
@@ -94,9 +93,9 @@ def observe(
     # "banded, Toeplitz" and "lower-triangular, Toeplitz" say more than "Toeplitz" does
     if any(s.get("toeplitz") for s in structures):
         structures = [s for s in structures if s.kind != "toeplitz"]
-    if view.finite and all(_close(view, m, view.matrices[0]) for m in view.matrices):
+    if view.finite and _close(view, view.stack, view.stack[:1]):
         properties.add("constant")
-    if view.finite and view.square and all(_close(view, m, m.T) for m in view.matrices):
+    if view.finite and view.square and _close(view, view.stack, view.stack.swapaxes(1, 2)):
         properties.add("symmetric")
     bad = sum(int((~np.isfinite(m)).sum()) for m in matrices)
     return Observation(
@@ -112,25 +111,22 @@ def _prepare(
     if tolerance is None:
         double = all(a.dtype in (np.float64, np.complex128) for a in arrays)
         tolerance = 1e-9 if double else 1e-5
-    cleaned, pattern = [], np.zeros(shape, dtype=bool)
-    finite = True
-    for a in arrays:
-        good = np.isfinite(a)
-        finite &= bool(good.all())
-        largest = float(np.abs(a[good]).max(initial=0.0))
-        small = good & (np.abs(np.where(good, a, 0)) <= tolerance * largest)
-        a = np.where(small, 0, a)
-        pattern |= a != 0
-        cleaned.append(a)
-    return _View(tuple(cleaned), pattern, out_shape, in_shape, tolerance, finite)
+    stack = np.stack(arrays)
+    good = np.isfinite(stack)
+    size = np.abs(np.where(good, stack, 0))
+    largest = size.max(axis=(1, 2), initial=0.0)
+    cleaned = np.where(good & (size <= tolerance * largest[:, None, None]), 0, stack)
+    pattern = np.asarray((cleaned != 0).any(axis=0))
+    return _View(cleaned, pattern, out_shape, in_shape, tolerance, bool(good.all()))
 
 
 def _close(view: _View, a: Matrix, b: Matrix) -> bool:
-    """Whether two arrays are equal up to rounding relative to their largest entry."""
-    if not a.size:
-        return True
-    largest = max(float(np.abs(a).max()), float(np.abs(b).max()))
-    return bool((np.abs(a - b) <= 10 * view.tolerance * largest).all())
+    """Whether arrays [count, …] are equal, each up to rounding relative to its largest entry."""
+    a, b = np.broadcast_arrays(a, b)
+    axes = tuple(range(1, a.ndim))
+    largest = np.maximum(np.abs(a).max(axes, initial=0.0), np.abs(b).max(axes, initial=0.0))
+    limit = 10 * view.tolerance * largest.reshape(-1, *[1] * len(axes))
+    return bool((np.abs(a - b) <= limit).all())
 
 
 def _name(view: _View, blocks: bool) -> list[Structure]:
@@ -171,16 +167,14 @@ def _diagonal(view: _View) -> Structure | None:
 def _scaled_identity(view: _View) -> Structure | None:
     if _diagonal(view) is None or not view.finite:
         return None
-    scales: list[Any] = []
-    for m in view.matrices:
-        diagonal = np.diagonal(m)
-        if not _close(view, diagonal, np.full_like(diagonal, diagonal[0])):
-            return None
-        scales.append(diagonal[0])
-    same = _close(view, np.array(scales), np.full(len(scales), scales[0]))
+    diagonals = np.diagonal(view.stack, axis1=1, axis2=2)
+    if not _close(view, diagonals, diagonals[:, :1]):
+        return None
+    scales = diagonals[:, 0]
+    same = _close(view, scales[None], np.full((1, len(scales)), scales[0]))
     if view.shape == (1, 1) and not same:
         return None
-    shown = same and np.isrealobj(np.array(scales))
+    shown = same and np.isrealobj(scales)
     return Structure("scaled-identity", (("scale", float(scales[0])),) if shown else ())
 
 
@@ -191,40 +185,37 @@ def _identity(view: _View) -> Structure | None:
     return Structure("identity") if abs(scaled.get("scale") - 1.0) <= 10 * view.tolerance else None
 
 
-def _ones_per_row(view: _View) -> list[NDArray[np.intp]] | None:
-    """How many ones each row has, per matrix; None when an entry is neither 0 nor 1."""
+def _ones_per_row(view: _View) -> NDArray[np.intp] | None:
+    """How many ones each row has, [count, m]; None when an entry is neither 0 nor 1."""
     if not view.finite:
         return None
-    counts = []
-    for m in view.matrices:
-        ones = m != 0
-        if not bool((np.abs(m[ones] - 1) <= 10 * view.tolerance).all()):
-            return None
-        counts.append(ones.sum(axis=1))
-    return counts
+    ones = view.stack != 0
+    if not bool((np.abs(view.stack[ones] - 1) <= 10 * view.tolerance).all()):
+        return None
+    return np.asarray(ones.sum(axis=2))
 
 
 def _varies(view: _View) -> tuple[tuple[str, Any], ...]:
-    same = all(bool(((m != 0) == (view.matrices[0] != 0)).all()) for m in view.matrices)
+    same = bool(((view.stack != 0) == (view.stack[:1] != 0)).all())
     return () if same else (("varies", True),)
 
 
 def _permutation(view: _View) -> Structure | None:
     counts = _ones_per_row(view) if view.square else None
-    if counts is None or not all(bool((c == 1).all()) for c in counts):
+    if counts is None or not bool((counts == 1).all()):
         return None
-    if not all(bool(((m != 0).sum(axis=0) == 1).all()) for m in view.matrices):
+    if not bool(((view.stack != 0).sum(axis=1) == 1).all()):
         return None
     return Structure("permutation", _varies(view))
 
 
 def _selection(view: _View) -> Structure | None:
     counts = _ones_per_row(view)
-    if counts is None or not all(bool((c <= 1).all()) for c in counts):
+    if counts is None or not bool((counts <= 1).all()):
         return None
     # a mask that changes from point to point is no choice of inputs: every row must choose
     varies = _varies(view)
-    if (varies or len(view.matrices) == 1) and not all(bool((c == 1).all()) for c in counts):
+    if (varies or len(view.stack) == 1) and not bool((counts == 1).all()):
         return None
     return Structure("selection", varies)
 
@@ -232,15 +223,15 @@ def _selection(view: _View) -> Structure | None:
 def _circulant(view: _View) -> Structure | None:
     if not view.square or view.shape[0] < 3 or not view.finite:
         return None
-    same = all(_close(view, m[1:], np.roll(m, (1, 1), (0, 1))[1:]) for m in view.matrices)
-    return Structure("circulant") if same else None
+    moved = np.roll(view.stack, (1, 1), (1, 2))
+    return Structure("circulant") if _close(view, view.stack[:, 1:], moved[:, 1:]) else None
 
 
 def _is_toeplitz(view: _View) -> bool:
     m, n = view.shape
     if min(m, n) < 2 or max(m, n) < 3 or not view.finite:
         return False
-    return all(_close(view, a[1:, 1:], a[:-1, :-1]) for a in view.matrices)
+    return _close(view, view.stack[:, 1:, 1:], view.stack[:, :-1, :-1])
 
 
 def _toeplitz(view: _View) -> Structure | None:
@@ -302,11 +293,8 @@ def _block_diagonal(view: _View) -> list[Structure]:
         height, width = m // count, n // count
         if not bool((rows // height == columns // width).all()):
             continue
-        stacks = [_diagonal_blocks(a, count) for a in view.matrices]
-        equal = view.finite and all(
-            _close(view, s, np.broadcast_to(s[:1], s.shape)) for s in stacks
-        )
-        seen = np.concatenate(stacks)[:MOST_BLOCKS_SEEN]
+        stacks = np.array([_diagonal_blocks(a, count) for a in view.stack])
+        equal = view.finite and _close(view, stacks, stacks[:, :1])
         parameters: list[tuple[str, Any]] = [("blocks", count), ("block_shape", (height, width))]
         if equal:
             parameters.append(("equal", True))
@@ -314,7 +302,8 @@ def _block_diagonal(view: _View) -> list[Structure]:
         if height > 1 and width > 1:
             out_shape = _inner_shape(view.out_shape, count)
             in_shape = _inner_shape(view.in_shape, count)
-            inside = _prepare(list(seen), out_shape, in_shape, view.tolerance)
+            every = stacks.reshape(-1, height, width)
+            inside = _prepare(list(every), out_shape, in_shape, view.tolerance)
             names = [s for s in _name(inside, blocks=False) if s.kind != "toeplitz"]
             inner = most_specific(names)
             if inner.kind not in ("dense", "sparse"):
@@ -357,26 +346,24 @@ def _kronecker(view: _View) -> Structure | None:
             ):
                 continue
             shape = (left[0], right[0], left[1], right[1])
-            flat = [
-                a.reshape(shape).transpose(0, 2, 1, 3).reshape(prod(left), prod(right))
-                for a in view.matrices
-            ]
-            if all(_rank_one(view, a) for a in flat):
+            folded = view.stack.reshape(-1, *shape).transpose(0, 1, 3, 2, 4)
+            flat = folded.reshape(-1, prod(left), prod(right))
+            if _rank_one(view, flat):
                 parameters: list[tuple[str, Any]] = [("left", left), ("right", right)]
                 for name, axis in (("left_identity", 0), ("right_identity", 1)):
-                    if all(_is_scaled_eye(view, a, (left, right)[axis], axis) for a in flat):
+                    if _is_scaled_eye(view, flat, (left, right)[axis], axis):
                         parameters.append((name, True))
                 return Structure("kronecker", tuple(parameters))
     return None
 
 
-def _is_scaled_eye(view: _View, a: Matrix, shape: tuple[int, int], axis: int) -> bool:
-    """Whether one factor of a Kronecker product, read off its rearrangement, is c·I."""
+def _is_scaled_eye(view: _View, flat: Matrix, shape: tuple[int, int], axis: int) -> bool:
+    """Whether one factor of Kronecker products, read off their rearrangement, is c·I."""
     if shape[0] != shape[1]:
         return False
-    i, j = np.unravel_index(int(np.argmax(np.abs(a))), a.shape)
-    factor = (a[:, j] if axis == 0 else a[i]).reshape(shape)
-    return _close(view, factor, factor[0, 0] * np.eye(shape[0]))
+    columns, rows, _ = _cross(flat)
+    factors = (columns if axis == 0 else rows).reshape(-1, *shape)
+    return _close(view, factors, factors[:, :1, :1] * np.eye(shape[0]))
 
 
 def _outer_like(left: tuple[int, int], right: tuple[int, int]) -> bool:
@@ -384,11 +371,23 @@ def _outer_like(left: tuple[int, int], right: tuple[int, int]) -> bool:
     return (left[0] == 1 and right[1] == 1) or (left[1] == 1 and right[0] == 1)
 
 
-def _rank_one(view: _View, a: Matrix) -> bool:
-    if not a.any():
-        return True
-    i, j = np.unravel_index(int(np.argmax(np.abs(a))), a.shape)
-    return _close(view, a, np.outer(a[:, j], a[i]) / a[i, j])
+def _cross(stack: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Column and row through the largest entry of every matrix, and that entry."""
+    count, m, n = stack.shape
+    i, j = np.unravel_index(np.abs(stack).reshape(count, -1).argmax(axis=1), (m, n))
+    k = np.arange(count)
+    return stack[k, :, j], stack[k, i, :], stack[k, i, j]
+
+
+def _rank_one(view: _View, stack: Matrix) -> bool:
+    """Whether every matrix has rank one or is 0: the first alone tells most that have not."""
+    for part in (stack[:1], stack[1:]):
+        if part.any():
+            columns, rows, pivots = _cross(part)
+            pivots = np.where(pivots == 0, 1, pivots)[:, None, None]
+            if not _close(view, part, columns[:, :, None] * rows[:, None, :] / pivots):
+                return False
+    return True
 
 
 def _outer(view: _View) -> Structure | None:
@@ -396,14 +395,14 @@ def _outer(view: _View) -> Structure | None:
     if not view.finite:
         return None
     if m > 1 and n > 1:
-        return Structure("outer") if all(_rank_one(view, a) for a in view.matrices) else None
+        return Structure("outer") if _rank_one(view, view.stack) else None
     shape = view.in_shape if m == 1 else view.out_shape
     wide = [k for k in shape if k > 1]
     if len(wide) < 2:
         return None
     for k in range(1, len(wide)):
         folded = (prod(wide[:k]), prod(wide[k:]))
-        if not all(_rank_one(view, a.reshape(folded)) for a in view.matrices):
+        if not _rank_one(view, view.stack.reshape(-1, *folded)):
             return None
     return Structure("outer", (("gradient", True),))
 
@@ -413,28 +412,30 @@ def _diagonal_plus_low_rank(view: _View) -> Structure | None:
     if not view.square or not view.finite or not 4 <= n <= LOW_RANK_LIMIT:
         return None
     for rank in range(1, min(3, (n - 2) // 2) + 1):
-        if all(_low_rank_but_diagonal(a, rank, view.tolerance) for a in view.matrices):
+        parts = (view.stack[:1], view.stack[1:])
+        if all(_low_rank_but_diagonal(a, rank, view.tolerance) for a in parts if len(a)):
             return Structure("diagonal-plus-low-rank", (("rank", rank),))
     return None
 
 
-def _low_rank_but_diagonal(a: Matrix, rank: int, tolerance: float) -> bool:
-    """Whether some diagonal makes the matrix one of this rank; it is filled in by the rank."""
-    n = a.shape[0]
-    largest = np.abs(a).max()
-    if largest == 0:
+def _low_rank_but_diagonal(stack: Matrix, rank: int, tolerance: float) -> bool:
+    """Whether some diagonal gives every matrix this rank; it is filled in by the rank."""
+    n = stack.shape[1]
+    largest = np.abs(stack).max(axis=(1, 2))
+    if (largest == 0).any():
         return False
-    filled = a.copy()
+    filled = stack.copy()
     for i in range(n):
         others = np.delete(np.arange(n), i)
         p, q = others[::2], others[1::2]
-        inverse = np.linalg.pinv(a[np.ix_(p, q)], rcond=1e-7)
-        if np.linalg.matrix_rank(a[np.ix_(p, q)], tol=1e3 * tolerance * largest) > rank:
+        corner = stack[:, p][:, :, q]
+        if (np.linalg.matrix_rank(corner, tol=1e3 * tolerance * largest) > rank).any():
             return False
-        filled[i, i] = a[i, q] @ inverse @ a[p, i]
+        inverse = np.linalg.pinv(corner, rcond=1e-7)
+        filled[:, i, i] = np.einsum("kq,kqp,kp->k", stack[:, i, q], inverse, stack[:, p, i])
     if not np.isfinite(filled).all():
         return False
-    return bool(np.linalg.matrix_rank(filled, tol=1e3 * tolerance * largest * n) <= rank)
+    return bool((np.linalg.matrix_rank(filled, tol=1e3 * tolerance * largest * n) <= rank).all())
 
 
 def _rank(view: _View) -> tuple[int, int] | None:
@@ -442,7 +443,7 @@ def _rank(view: _View) -> tuple[int, int] | None:
     if not view.finite or min(m, n) == 0 or min(m, n) > RANK_LIMIT:
         return None
     ranks = []
-    for a in view.matrices:
+    for a in view.stack:
         largest = np.abs(a).max()
         singular = np.linalg.svd(a, compute_uv=False)
         ranks.append(int((singular > max(m, n) * view.tolerance * largest).sum()))

@@ -142,11 +142,14 @@ def false_of_block(
 
 
 def _agree(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two matrices are equal up to rounding, where both are finite."""
+    """Whether two matrices are equal up to rounding, where both are finite.
+
+    Terms of the size of the inputs, about 1, may cancel.
+    """
     both = np.isfinite(a) & np.isfinite(b)
-    size = np.abs(b[both]).max(initial=0.0)
+    size = np.abs(b[both]).max(initial=1.0)
     with np.errstate(invalid="ignore"):
-        return bool((np.abs(a - b) <= 1e-6 * np.abs(b) + 1e-8 * max(size, 1e-300))[both].all())
+        return bool((np.abs(a - b) <= 1e-6 * np.abs(b) + 1e-8 * size)[both].all())
 
 
 def _disagreements(block: Block, pattern: np.ndarray) -> list[str]:

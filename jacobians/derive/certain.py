@@ -519,9 +519,9 @@ def _smallest(some: Bits, every: Bits, finite: Mask, zero: Mask) -> Reduced:
 
 def _extreme(some: Bits, every: Bits, winning: int, losing: int) -> Reduced:
     """The largest or smallest: the losing infinity only where every entry may be it."""
-    numbers = some & special.FINITE
-    one = (numbers & (numbers - np.uint8(1))) == 0
-    finite = np.where(one, numbers, ORDINARY)
+    numbers = np.asarray(some & special.FINITE, np.int16)
+    one_kind = (numbers & (numbers - 1)) == 0
+    finite = np.where(one_kind, numbers, ORDINARY)
     nan = some & NAN
     kinds = finite | (some & winning) | (every & losing) | nan
     return kinds.astype(np.uint8), nan > 0

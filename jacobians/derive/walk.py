@@ -423,15 +423,19 @@ def add_undefined(
     uncut = Walk(keep_rules=walk.keep_rules)
     uncut.tape.cutting = False
     uncut_numbers = dict(zip(outputs, again(uncut), strict=True))
+    sources = [k for k, found in walk.blocks.items() if k in found]
     for number, mask in masks.items():
         shape, blocks = walk.shape(number), dict(walk.blocks.get(number, {}))
         flowing = uncut.blocks.get(uncut_numbers[number], {})
+        # where nothing flows and JAX still has NaN, as in exp(∞ − ∞) of what has been overwritten
         untouched = mask & ~_reached_rows(flowing.values(), shape)
-        for source, terms in flowing.items():
+        depends = walk.tape.values[number].depends
+        for source in sources:
             had, in_shape = blocks.get(source, ()), walk.shape(source)
-            everything = wide(shape, in_shape, (), walk.tape.values[number].depends)
-            rows = [restricted(term, mask) for term in terms]
-            rows.append(restricted(everything, untouched))
+            rows = [restricted(term, mask) for term in flowing.get(source, ())]
+            own = walk.tape.values[source].depends
+            if not own or own & depends:
+                rows.append(restricted(wide(shape, in_shape, (), depends), untouched))
             both = limited(union([*had, *(t for t in rows if t is not None)]), shape, in_shape)
             if not _same_entries(had, both, shape, in_shape):
                 blocks[source] = both
@@ -439,6 +443,21 @@ def add_undefined(
         if blocks:
             walk.blocks[number] = blocks
 
+
+def without_empty(terms: Terms) -> Terms:
+    """Terms but for those whose conditions no index vector meets, as far as listing tells."""
+    return tuple(t for t in terms if not _is_empty(t))
+
+
+def _is_empty(term: Term) -> bool:
+    if not term.guards and not term.zeros and len(term.bounds) < 2:
+        return False
+    plain = pattern_only(term)
+    return entries.grid_size(plain) <= MAX_EMPTY and entries.points(plain).count == 0
+
+
+# index vectors looked at to tell whether a term has any that meets its conditions
+MAX_EMPTY = 1 << 16
 
 UNDEFINED = (
     "where the program makes an infinite derivative or NaN of its own constants (0·∞, ∞ − ∞), "
@@ -502,7 +521,7 @@ def derive(
         if not walk.has_derivative(number):
             continue
         for i, source in enumerate(inputs):
-            terms = walk.blocks.get(number, {}).get(source)
+            terms = without_empty(walk.blocks.get(number, {}).get(source, ()))
             if terms:
                 blocks[o, i] = terms
     return Derivation(
