@@ -233,7 +233,7 @@ UNARY: dict[str, Bits] = {
     "log": _unary(zero=NEGATIVE_INFINITY, low=NAN, positive=ORDINARY, negative=NAN),
     "log1p": _unary(low=NAN, positive=POSITIVE, negative=_SOME | NEGATIVE_INFINITY),
     "sqrt": _unary(low=NAN, negative=NAN),
-    "rsqrt": _unary(zero=POSITIVE_INFINITY, low=NAN, high=ZERO, negative=NAN),
+    "rsqrt": _unary(zero=INFINITE, low=NAN, high=ZERO, negative=NAN),
     "cbrt": _unary(),
     "tanh": _unary(low=NEGATIVE, high=POSITIVE),
     "logistic": _unary(

@@ -570,10 +570,16 @@ def _stretch(out_shape: tuple[int, ...], in_shape: tuple[int, ...]) -> Term:
 
 
 def _zero_factor(operation: Operation, k: int) -> Any:
-    """Where the derivative by operand k is certainly 0, or None: x₂ in x₁·x₂, x₁ in x₁/x₂."""
-    if operation.op == "mul" or (operation.op == "div" and k == 1):
-        return zeros(operation.tape, operation.node.inputs[1 - k])
-    return None
+    """Where the derivative by operand k is a multiple of a certain 0, or None.
+
+    ∂(a·b)/∂a = b, ∂(a/b)/∂b = −a/b², ∂exp(a)/∂a = exp(a), ∂a²/∂a = 2a.
+    """
+    node = operation.node
+    if node.op == "mul" or (node.op == "div" and k == 1):
+        return zeros(operation.tape, node.inputs[1 - k])
+    if node.op in ("exp", "exp2"):
+        return zeros(operation.tape, node.outputs[0])
+    return zeros(operation.tape, node.inputs[0]) if node.op == "square" else None
 
 
 def _scaled(operation: Operation, k: int, term: Term, zero: Any) -> Term | None:
