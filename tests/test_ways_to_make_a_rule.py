@@ -230,43 +230,39 @@ def without_diagnosis(monkeypatch):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_of_making_a_rule_is_checked(way):
+def test_every_way_of_making_a_rule_is_audited(way):
     for factor, verdict in ((1.0, "right"), (1.5, "wrong")):
         f = WAYS[way](factor)
-        assert check_vjp(f, X).verdict == verdict
         found = audit(lambda x, f=f: f(x) * 2.0, X)
         assert [rule.verdict for rule in found.rules] == [verdict], str(found)
         assert bool(found) == (factor == 1.0)
         assert found.library == ()
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("factor", [pytest.param(1.0, marks=pytest.mark.long), 1.5])
+def test_every_way_of_making_a_rule_is_checked(way, factor):
+    verdict = "right" if factor == 1.0 else "wrong"
+    assert check_vjp(WAYS[way](factor), X).verdict == verdict
+
+
 PLACES = {
     "jit": lambda f, x: jax.jit(lambda y: jax.jit(f)(y) * 2)(x),
-    "vmap": lambda f, x: jax.vmap(f)(jnp.stack([x, 2 * x])),
-    "scan": lambda f, x: lax.scan(lambda c, t: (f(c) * t, c), x, jnp.ones(2))[0],
     "remat": lambda f, x: jax.checkpoint(lambda y: f(y) + y)(x),
     "vmap of jit of scan": lambda f, x: jax.vmap(
         jax.jit(lambda y: lax.scan(lambda c, _: (f(c), None), y, None, length=2)[0])
     )(x[None]),
 }
-AT_PLACES = (
-    "closed-over array",
-    "symbolic_zeros, custom_jvp",
-    "custom_gradient",
-    "a result never used",
-)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_ways_that_need_care_are_checked_wherever_they_are_called(place):
-    def model(factor, x):
-        return sum(PLACES[place](WAYS[way](factor), x) for way in AT_PLACES)
+    def model(x):
+        right = PLACES[place](closed_over_array(1.0), x)
+        return right + PLACES[place](by_custom_gradient(1.5), x)
 
-    for factor, verdict in ((1.0, "right"), (1.5, "wrong")):
-        found = audit(functools.partial(model, factor), X)
-        assert [rule.verdict for rule in found.rules] == [verdict] * len(AT_PLACES), str(found)
-        check = check_vjp(functools.partial(model, factor), X)
-        assert check.verdict == verdict
+    assert [rule.verdict for rule in audit(model, X).rules] == ["right", "wrong"]
+    assert check_vjp(model, X).verdict == "wrong"
 
 
 def test_a_rule_that_jax_has_applied_is_not_passed_over_in_silence():
