@@ -146,10 +146,21 @@ def _while(equation: Any, values: list[Any], after: After | None) -> list[Any]:
     for_condition = values[:condition_constants]
     for_body = values[condition_constants : condition_constants + body_constants]
     carry = values[condition_constants + body_constants :]
+
+    def asks(state: Any) -> Any:
+        return run(condition, [*for_condition, *state])[0]
+
+    def turn(state: Any, after: After | None = None) -> list[Any]:
+        return run(body, [*for_body, *state], after)
+
+    if after is None:
+        return list(jax.lax.while_loop(asks, turn, carry))
+    # a loop until something is exact, such as an adaptive step, might never end with rounding of
+    # one's own: it takes as many turns as it does without
     return list(
         jax.lax.while_loop(
-            lambda state: run(condition, [*for_condition, *state], None)[0],
-            lambda state: run(body, [*for_body, *state], after),
-            carry,
-        )
+            lambda both: asks(both[0]),
+            lambda both: (turn(both[0]), turn(both[1], after)),
+            (carry, carry),
+        )[1]
     )
