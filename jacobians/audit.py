@@ -27,11 +27,14 @@ from jacobians import program
 from jacobians.arguments import is_integer
 from jacobians.capture import HELD, MOVING, RuleCall, Site, capture
 from jacobians.check import VJPCheck, WorstEntry, check_vjp
+from jacobians.diagnose import Budget, budget_of
 from jacobians.errors import ArgumentError, WrongDerivativeError
 from jacobians.probe import Probe, prober
 
 # how many calls of a rule are compared entry by entry one by one, by default
 LIMIT = 2
+# the causes of all wrong rules are looked for this many times as long as that of one, at most
+RULES = 3.0
 # above this roundoff a mistake is hard to tell from rounding
 COARSE = 1e-4
 # from this many places on where a rule is called, comparing them is not compiled as a whole
@@ -186,6 +189,7 @@ def audit(
     rtol: float | None = None,
     atol: float | None = None,
     progress: Progress | None = None,
+    diagnose: bool | float = True,
 ) -> Audit:
     """Finds every custom derivative rule called in a function and checks it on what it receives.
 
@@ -206,6 +210,9 @@ def audit(
         rtol: relative tolerance for `check_vjp`, in place of the automatic one.
         atol: absolute tolerance for `check_vjp`, in place of the automatic one.
         progress: wraps the list of rules for a progress bar, as `tqdm.tqdm` does.
+        diagnose: for how many seconds of CPU time the cause of a wrong rule may be looked for, as
+            for `check_vjp`: True for ten, False not at all; for all rules together three times as
+            long at most.
 
     Returns:
         The verdicts. A function without custom rules gives an audit without rules, which is true.
@@ -218,6 +225,8 @@ def audit(
     if not is_integer(limit) or limit < 1:
         raise ArgumentError(f"limit={limit!r}: at least one call of each rule has to be checked")
     declared = dict(expect or {})
+    each = budget_of(diagnose)
+    whole = None if each is None else Budget(RULES * each.seconds)
     found = capture(f, args)
     groups: dict[Any, list[Site]] = {}
     others: dict[str, int] = {}
@@ -237,7 +246,13 @@ def audit(
     options = {"rtol": rtol, "atol": atol}
     listed = list(groups.values())
     rules = [
-        _audit_rule(sites, limit, declared.get(sites[0].definition.name), options)
+        _audit_rule(
+            sites,
+            limit,
+            declared.get(sites[0].definition.name),
+            options,
+            False if each is None else Budget(each.seconds, within=whole),
+        )
         for sites in (listed if progress is None else progress(listed))
     ]
     rules += [_unreached(name) for name in dict.fromkeys(found.unreached)]
@@ -254,7 +269,11 @@ class _Numbered:
 
 
 def _audit_rule(
-    sites: Sequence[Site], limit: int, declared: str | None, options: Mapping[str, Any]
+    sites: Sequence[Site],
+    limit: int,
+    declared: str | None,
+    options: Mapping[str, Any],
+    diagnose: bool | Budget,
 ) -> RuleAudit:
     """The verdict on one rule at operands of one type."""
     calls, before = [], 0
@@ -283,7 +302,9 @@ def _audit_rule(
     try:
         for position in order[:limit] if failure is None else ():
             one = calls[position]
-            check = _checked(one.site.function(), one.site, one.call.values, chosen, options)
+            check = _checked(
+                one.site.function(), one.site, one.call.values, chosen, options, diagnose
+            )
             forward = probes[position].forward if position in probes else None
             if any(p.kind == "primal" for p in check.problems):
                 forward = None
@@ -291,7 +312,7 @@ def _audit_rule(
         if all(checked):
             # they differ at kinks or not at all; those left may differ elsewhere
             rest = [calls[k] for k in suspects[limit:]]
-            checked += _together(rest, chosen, options)
+            checked += _together(rest, chosen, options, diagnose)
     except Exception as error:
         failure = _first_line(error)
     if failure is None and sites[0].in_float64 is None and sites[0].eps > COARSE and all(checked):
@@ -332,20 +353,27 @@ def _checked(
     values: Sequence[Any],
     chosen: Sequence[int],
     options: Mapping[str, Any],
+    diagnose: bool | Budget,
 ) -> VJPCheck:
     """The verdict of `check_vjp` on a rule at values of its operands."""
-    check = check_vjp(function, *values, argnums=chosen, **options)
+    check = check_vjp(function, *values, argnums=chosen, diagnose=diagnose, **options)
     given = any(value is not None for value in options.values())
     if check or given or check.problems or site.retraced or site.eps < COARSE:
         return check
     # 0.1 is 0.1001 in bfloat16, and three times that is not 0.3 in bfloat16
     worst = check.worst
     scale = 0.0 if worst is None else max(abs(worst.expected), abs(worst.actual))
-    return check_vjp(function, *values, argnums=chosen, rtol=16 * site.eps, atol=site.eps * scale)
+    return check_vjp(
+        function, *values, argnums=chosen, rtol=16 * site.eps, atol=site.eps * scale,
+        diagnose=diagnose,
+    )  # fmt: skip
 
 
 def _together(
-    calls: Sequence[_Numbered], chosen: Sequence[int], options: Mapping[str, Any]
+    calls: Sequence[_Numbered],
+    chosen: Sequence[int],
+    options: Mapping[str, Any],
+    diagnose: bool | Budget,
 ) -> list[CheckedCall]:
     """Calls compared entry by entry, all those of one place of the program in one batch."""
     checked = []
@@ -358,7 +386,7 @@ def _together(
         single = site.function()
         batched = jax.vmap(single)
         batched.__signature__ = single.__signature__  # type: ignore[attr-defined]
-        check = _checked(batched, site, stacked, chosen, options)
+        check = _checked(batched, site, stacked, chosen, options, diagnose)
         checked.append(CheckedCall(tuple(one.number for one in mine), "", check))
     return checked
 
