@@ -1,6 +1,5 @@
 """The bank of planted mistakes: each rejected, its cause named; right rules never rejected."""
 
-import time
 import warnings
 
 import jax
