@@ -29,12 +29,15 @@ from jacobians import program
 from jacobians.arguments import is_integer
 from jacobians.capture import RuleCall, Site, capture
 from jacobians.check import VJPCheck, WorstEntry, check_vjp
+from jacobians.diagnose import Budget, budget_of
 from jacobians.errors import ArgumentError, WrongDerivativeError
 from jacobians.flow import CONSTANT, moves
 from jacobians.probe import Probe, prober
 
 # how many calls of a rule are compared entry by entry one by one, by default
 LIMIT = 2
+# the causes of all wrong rules are looked for this many times as long as that of one, at most
+RULES = 3.0
 # above this roundoff a mistake is hard to tell from rounding
 COARSE = 1e-4
 # from this many places on where a rule is called, comparing them is not compiled as a whole
@@ -190,6 +193,7 @@ def audit(
     rtol: float | None = None,
     atol: float | None = None,
     progress: Progress | None = None,
+    diagnose: bool | float = True,
 ) -> Audit:
     """Finds every custom derivative rule called in a function and checks it on what it receives.
 
@@ -213,6 +217,9 @@ def audit(
         rtol: relative tolerance for `check_vjp`, in place of the automatic one.
         atol: absolute tolerance for `check_vjp`, in place of the automatic one.
         progress: wraps the list of rules for a progress bar, as `tqdm.tqdm` does.
+        diagnose: for how many seconds of CPU time the cause of a wrong rule may be looked for, as
+            for `check_vjp`: True for ten, False not at all; for all rules together three times as
+            long at most.
 
     Returns:
         The verdicts. A function without custom rules gives an audit without rules, which is true.
@@ -225,6 +232,8 @@ def audit(
     if not is_integer(limit) or limit < 1:
         raise ArgumentError(f"limit={limit!r}: at least one call of each rule has to be checked")
     declared = dict(expect or {})
+    each = budget_of(diagnose)
+    whole = None if each is None else Budget(RULES * each.seconds)
     found = capture(f, args)
     groups: dict[Any, list[Site]] = {}
     others: dict[str, int] = {}
@@ -246,7 +255,14 @@ def audit(
     options = {"rtol": rtol, "atol": atol}
     listed = list(groups.values())
     rules = [
-        _audit_rule(sites, limit, declared.get(sites[0].definition.name), options, found.refused)
+        _audit_rule(
+            sites,
+            limit,
+            declared.get(sites[0].definition.name),
+            options,
+            found.refused,
+            False if each is None else Budget(each.seconds, within=whole),
+        )
         for sites in (listed if progress is None else progress(listed))
     ]
     for name, of_jax in dict.fromkeys(found.unreached):
@@ -271,6 +287,7 @@ def _audit_rule(
     declared: str | None,
     options: Mapping[str, Any],
     refused: Mapping[Site, str],
+    diagnose: bool | Budget,
 ) -> RuleAudit:
     """The verdict on one rule at operands of one type."""
     active = [site for site in sites if site.kept]
@@ -296,7 +313,7 @@ def _audit_rule(
         notes.append(f"calls could not be compared in a random direction ({_first_line(error)})")
     chosen, left_out = _selected(active, probes)
     notes += left_out
-    how = _How(chosen, {**options, "expect": declared})
+    how = _How(chosen, {**options, "expect": declared}, diagnose)
     differences = {k: probe.difference(chosen) for k, probe in probes.items()}
     order = _order(len(calls), differences, limit)
     suspects = [k for k in order if differences.get(k, 0.0) > 1]
@@ -390,11 +407,13 @@ class _How:
     Attributes:
         chosen: the operands to check the derivative for.
         options: options of `check_vjp`.
+        diagnose: how long causes are looked for.
         copies: operands moved together with another one, and that one.
     """
 
     chosen: tuple[int, ...]
     options: Mapping[str, Any]
+    diagnose: bool | Budget
     copies: Mapping[int, int] = field(default_factory=dict)
 
     def with_copies(self, copies: Mapping[int, int]) -> "_How":
@@ -430,7 +449,7 @@ def _checked(
     function: Callable[..., Any], site: Site, values: Sequence[Any], how: _How
 ) -> VJPCheck:
     """The verdict of `check_vjp` on a rule at values of its operands."""
-    check = check_vjp(function, *values, argnums=how.chosen, **how.options)
+    check = check_vjp(function, *values, argnums=how.chosen, diagnose=how.diagnose, **how.options)
     given = any(how.options[name] is not None for name in ("rtol", "atol"))
     if check or given or check.problems or site.retraced or site.eps < COARSE:
         return check
@@ -438,7 +457,13 @@ def _checked(
     worst = check.worst
     scale = 0.0 if worst is None else max(abs(worst.expected), abs(worst.actual))
     tolerances = {"rtol": 16 * site.eps, "atol": site.eps * scale}
-    return check_vjp(function, *values, argnums=how.chosen, **{**how.options, **tolerances})
+    return check_vjp(
+        function,
+        *values,
+        argnums=how.chosen,
+        diagnose=how.diagnose,
+        **{**how.options, **tolerances},
+    )
 
 
 def _together(calls: Sequence[_Numbered], how: _How) -> list[CheckedCall]:

@@ -135,6 +135,11 @@ def _parser() -> argparse.ArgumentParser:
                 "--argnums", type=_numbers,
                 help="arguments to differentiate, e.g. 0 or 0,2 (default: all)",
             )  # fmt: skip
+        if name in ("check", "audit"):
+            command.add_argument(
+                "--diagnose", type=_seconds, default=True, metavar="SECONDS",
+                help="CPU time to look for the cause of a mistake (default 10; 0: do not look)",
+            )  # fmt: skip
         if name == "check":
             command.add_argument(
                 "--expect", type=_reason, metavar="REASON",
@@ -199,6 +204,16 @@ def _positive(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text.strip()!r} is no number of seconds")
+    return value
+
+
 def _integer(text: str) -> int:
     text = text.strip()
     try:
@@ -254,8 +269,9 @@ def _explain(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     with _call(options) as (function, arguments):
         check: VJPCheck = _users(
-            check_vjp, function, *arguments, argnums=options.argnums, expect=options.expect
-        )
+            check_vjp, function, *arguments, argnums=options.argnums, expect=options.expect,
+            diagnose=options.diagnose,
+        )  # fmt: skip
     if options.json:
         print(to_json(check.to_dict()))
     else:
@@ -290,7 +306,8 @@ def _audit(options: argparse.Namespace) -> int:
     with _call(options) as (function, arguments):
         found: Audit = _users(
             audit, function, *arguments, limit=options.limit, library=options.library,
-            expect=dict(options.expect), progress=lambda rules: progress(rules, "rules"),
+            expect=dict(options.expect), diagnose=options.diagnose,
+            progress=lambda rules: progress(rules, "rules"),
         )  # fmt: skip
     if options.json:
         print(to_json(found.to_dict()))

@@ -1,11 +1,14 @@
 """The bank of planted mistakes: each rejected, its cause named; right rules never rejected."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobians import check_vjp
+from jacobians import audit, check_vjp
+from jacobians.diagnose.budget import Budget, OutOfTime, budget_of
 from jacobians.diagnose.words import place_of, ratio_text
 from jacobians.errors import ArgumentError
 from tests.mistakes import FUNCTIONS, MISTAKES, as_custom, inputs
@@ -199,3 +202,99 @@ def test_the_dictionary_holds_the_diagnoses():
     assert made["diagnoses"][0]["kind"] == "sign"
     assert made["verdict"] == "wrong"
     assert made["truth"] == "forward mode"
+
+
+def with_rule(f, rule):
+    custom = jax.custom_vjp(f)
+    custom.defvjp(lambda *args: (f(*args), args), lambda args, c: rule(c, *args))
+    return custom
+
+
+def test_a_search_stops_when_its_time_is_over_and_has_found_what_is_plain():
+    def f(x, y):
+        return jnp.tanh(x * jnp.sum(y)) + jnp.max(x)
+
+    def rule(c, x, y):
+        to_x, to_y = jax.vjp(f, x, y)[1](c)
+        return to_x - (x @ to_x) * x, -to_y
+
+    x, y = jnp.array([0.9, 0.5, -0.3, 0.7]), jnp.array([1.0, -2.0, 0.4])
+    check = check_vjp(f, x, y, vjp=rule, diagnose=0.01)
+    assert [(d.kind, d.inputs) for d in check.diagnoses] == [("unknown", ("x",)), ("sign", ("y",))]
+    text = " ".join(str(check).split())
+    assert "search stopped after 0.01 s of CPU time" in text
+    assert "diagnose=10 searches longer" in text
+    assert "16 of 16 entries are wrong" in text
+    assert any("for x: diagnose=10" in note for note in check.notes)
+
+
+def test_without_a_diagnosis_the_verdict_is_the_same():
+    wrong = lambda c, x: (-c * jnp.cos(x),)  # noqa: E731
+    found, bare = (check_vjp(jnp.sin, jnp.ones(2), vjp=wrong, diagnose=d) for d in (True, False))
+    assert [d.kind for d in found.diagnoses] == ["sign"]
+    assert bare.diagnoses == ()
+    assert [b.wrong for b in bare.blocks] == [b.wrong for b in found.blocks]
+    shapes = check_vjp(jnp.sin, jnp.ones(2), vjp=lambda c, x: (c[:1],), diagnose=0)
+    assert shapes.diagnoses == ()
+    assert "shape" in str(shapes)
+    right = lambda c, x: (c * jnp.cos(x),)  # noqa: E731
+    assert "search stopped" not in str(check_vjp(jnp.sin, 1.0, vjp=right, diagnose=1e-9))
+
+
+@pytest.mark.parametrize("diagnose", ["10", None, -1, float("nan"), (1,)])
+def test_an_unusable_budget_is_refused(diagnose):
+    with pytest.raises(ArgumentError, match=r"seconds of CPU time .* or True"):
+        check_vjp(jnp.sin, 1.0, vjp=lambda c, x: (c,), diagnose=diagnose)
+
+
+def test_a_budget_counts_while_it_runs_and_ends_with_the_one_that_it_is_part_of():
+    assert budget_of(False) is budget_of(0) is None
+    assert budget_of(True).seconds == 10
+    assert budget_of(np.float32(3)).seconds == 3
+    whole = Budget(1.0)
+    part = Budget(5.0, within=whole)
+    assert budget_of(part) is part
+    with part.running(), part.running():
+        part.check()
+        with pytest.raises(OutOfTime):
+            part.check(2.0)
+    assert part.spent == pytest.approx(whole.spent, abs=0.05)
+    assert part.stopped
+    whole.spent = 1.0
+    assert part.left <= 0
+
+
+def test_an_audit_shares_its_time_among_the_rules():
+    rule = with_rule(lambda x: jnp.tanh(x * jnp.sum(x)), lambda c, x: (c * jnp.sin(3 * x) + c[0],))
+    found = audit(lambda x: rule(rule(x)), jnp.array([0.3, -1.2]), diagnose=1e-9)
+    assert found.rules[0].verdict == "wrong"
+    assert "search stopped after" in " ".join(str(found).split())
+    one = with_rule(lambda x: jnp.sin(x), lambda c, x: (c,))
+    assert audit(one, 1.0, diagnose=0).rules[0].diagnosis.startswith("1 of 1 entries of ∂out/∂x")
+
+
+@pytest.mark.parametrize(
+    ("x", "kinds", "says"),
+    [
+        # as numbers, only the last of [0, 1, 1] is left: a missing sum fits, but here alone
+        ([-1.0, 0.05, 2.0], {"region", "mask-source"}, "x is below about 0.1"),
+        ([0.05, -1.0, 2.0, 0.3], {"region", "mask-source"}, "x is below about 0.1"),
+        ([0.05], {"region", "zero", "unknown"}, ""),
+    ],
+)
+def test_a_threshold_on_few_numbers_is_not_called_a_missing_sum(x, kinds, says):
+    relu = with_rule(lambda x: jnp.maximum(x, 0), lambda c, x: (c * (x >= 0.1),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check = check_vjp(relu, jnp.array(x))
+    assert check.diagnoses[0].kind in kinds, str(check)
+    assert says in check.diagnoses[0].message
+
+
+def test_one_number_has_a_wrong_factor_only_where_it_is_that_of_other_points():
+    double = check_vjp(jnp.exp, 0.5, vjp=lambda c, x: (2 * c * jnp.exp(x),)).diagnoses[0]
+    assert double.kind == "factor"
+    assert double.message.endswith("it is 2 times the right value: a factor 2 too many")
+    other = check_vjp(jnp.exp, 0.5, vjp=lambda c, x: (c * (x * x + 3 * jnp.sin(x)),))
+    for found in other.diagnoses:
+        assert found.kind != "factor" or "other inputs this does not explain" in found.message

@@ -119,10 +119,10 @@ def _at(case: Case, values: Sequence[Any], expected: Any, actual: Any) -> Case:
 Search = Callable[[Case, Sequence[Case]], Iterable[Diagnosis]]
 
 
-def holds(
+def confirmed(
     diagnosis: Diagnosis, search: Search, given: Case, others: Sequence[tuple[Case, ...]]
-) -> bool:
-    """Whether the same hypothesis explains what the rule says at all other points.
+) -> Diagnosis | None:
+    """A hypothesis as far as it explains what the rule says at all other points, or None.
 
     Args:
         diagnosis: what was found at the given point.
@@ -130,19 +130,34 @@ def holds(
         given: the input's case at the given point.
         others: the cases of all inputs, at each other point.
     """
-    wanted = _sense(diagnosis)
+    lead, readings = _readings(diagnosis)
+    left = [text for text, _ in readings]
     for cases in others:
         case = next(c for c in cases if c.leaf == given.leaf)
         if case.wrong.any():
-            if wanted not in map(_sense, search(case, cases)):
-                return False
+            there = [_readings(d)[1] for d in search(case, cases) if d.kind == diagnosis.kind]
+            left = [text for text in left if any(text in map(_first, one) for one in there)]
         elif case.expected[given.wrong].any():
-            return False  # right where the hypothesis says that it is wrong
-    return True
+            left = []  # right where the hypothesis says that it is wrong
+        if not left:
+            return None
+    return replace(diagnosis, message=lead + OR.join(full for text, full in readings
+                                                     if text in left))  # fmt: skip
 
 
-def _sense(diagnosis: Diagnosis) -> tuple[str, str]:
-    """What a diagnosis says, without the numbers that belong to one point."""
+OR = ", or "
+
+
+def _readings(diagnosis: Diagnosis) -> tuple[str, list[tuple[str, str]]]:
+    """How a message begins, and what it says may be meant: without one point's numbers, and whole.
+
+    A factor of 2 may be a 2 or the input's own value of 2; at another point it is one of them.
+    """
     head, times, tail = diagnosis.message.partition(" times the right value: ")
-    text = tail if times else head
-    return diagnosis.kind, text.split(" (", 1)[0] if times else text
+    if not times or tail.endswith("look for a constant"):
+        return "", [(diagnosis.message, diagnosis.message)]
+    return head + times, [(text.split(" (", 1)[0], text) for text in tail.split(OR)]
+
+
+def _first(reading: tuple[str, str]) -> str:
+    return reading[0]

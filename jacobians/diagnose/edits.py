@@ -43,11 +43,12 @@ RUN = 8.0
 PATHS_ONLY = 0.4
 # beyond this many elements only switches that cost no copies are made
 MAX_SIZE = 1 << 16
-# how many settings are evaluated together: operation by operation, a run costs the same for one and
-# for a thousand, but each width is compiled once more
-WIDTHS = (64, 512, 4096)
-# and up to how many elements of the inputs
+# how many settings are evaluated together, a multiple of this: operation by operation, a run costs
+# hardly more for a thousand than for one, but each width is compiled once more
+BATCH = 64
+# up to how many elements of the inputs in one batch, and in one of more settings than that
 MAX_BATCH = 1 << 22
+MAX_WIDE = 1 << 21
 
 
 @dataclass
@@ -150,6 +151,7 @@ class Edited:
     recorded: list[Candidate] = field(default_factory=list)
     budget: Budget = field(default_factory=Budget)
     cost: float = 0.0
+    _width: int = 0
     _taken: dict[Any, int] = field(default_factory=dict)
     _edge_keys: dict[Any, int] = field(default_factory=dict)
     _choice_keys: dict[Any, int] = field(default_factory=dict)
@@ -181,9 +183,10 @@ class Edited:
         held = tuple(k for k, c in enumerate(self.choices) if c.arrays is not None and choosing)
         size = len(tangents[0]) * sum(int(np.size(v)) for v in values)
         size += sum(int(np.size(self._array(c, 0))) for c in held)
-        # few widths, so that operations are compiled seldom; a loop is compiled every time
-        width = next((w for w in WIDTHS if w >= len(settings)), WIDTHS[-1])
-        width = max(1, min(width, MAX_BATCH // max(size, 1)))
+        # one width for all, so that operations are compiled once; a loop is compiled every time
+        wanted = -(-len(settings) // BATCH) * BATCH
+        self._width = max(self._width, min(wanted, MAX_WIDE // max(size, 1)), BATCH)
+        width = max(1, min(self._width, max(MAX_BATCH // max(size, 1), 1)))
         width = len(settings) if self.has_loops else width
         parts: list[Array] = []
         for start in range(0, len(settings), width):
@@ -213,7 +216,7 @@ class Edited:
         """Derivatives for as many settings as are evaluated together."""
         scales = np.ones((width, max(len(self.edges), 1)))
         chosen = np.zeros((width, max(len(self.choices), 1)), np.int32)
-        overrides = {c: [self._array(c, 0)] * width for c in held}
+        overrides = {c: np.repeat(np.asarray(self._array(c, 0))[None], width, 0) for c in held}
         for k, setting in enumerate(settings):
             for edge, number in setting.scales:
                 scales[k, edge] = number
@@ -233,7 +236,7 @@ class Edited:
             return jax.vmap(along)(*tangents)
 
         # operation by operation: compiling a program for every question takes longer
-        stacked = {c: jnp.asarray(np.stack(arrays)) for c, arrays in overrides.items()}
+        stacked = {c: jnp.asarray(arrays) for c, arrays in overrides.items()}
         return np.asarray(jax.vmap(one)(scales, chosen, stacked))
 
     def _array(self, choice: int, position: int) -> Any:

@@ -22,6 +22,8 @@ Bools = NDArray[np.bool_]
 MAX_BLOCKS = 64
 # a block of more than half of an axis: a value, if any fits, says more
 UNNATURAL = 10
+# this share of all entries is no region
+NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,9 @@ def regions(
     if not found:
         columns = [c.columns[a] for c, a in zip(points, alive, strict=True)]
         found.extend(_boxes(case, np.concatenate(columns), inside))
+    # at points all over its range an input is told apart at some threshold or other
+    everywhere = bool(others) and float(inside.mean()) > NEARLY_ALL
+    found = [(weight + UNNATURAL * everywhere, text) for weight, text in found]
     found.sort(key=lambda pair: pair[0])
     what = _what(case)
     for weight, text in found[:1]:

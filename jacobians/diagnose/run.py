@@ -101,6 +101,9 @@ def diagnose(
 
 def _seconds(budget: Budget) -> str:
     """`10 s of CPU time`: how much there was to spend."""
+    shared = budget.within
+    if shared is not None and shared.left <= 0:
+        return f"{number(shared.seconds)} s of CPU time for all rules"
     return f"{number(budget.seconds)} s of CPU time"
 
 
@@ -163,7 +166,8 @@ class _Search:
                     ) -> Iterable[Diagnosis]:
                         return search(replace(c, budget=own), all_cases, eps)  # type: ignore[no-any-return]
 
-                    kept = [d for d in found if again.holds(d, again_found, mine, others)]
+                    judged = [again.confirmed(d, again_found, mine, others) for d in found]
+                    kept = [d for d in judged if d is not None]
                 except OutOfTime:
                     self._stop(case)
                     return []
@@ -179,6 +183,7 @@ class _Search:
         exchanged: list[Diagnosis] = []
         by_value: list[Diagnosis] = []
         where: list[Diagnosis] = []
+        confirmed = False
         others = [next(c for c in cs if c.leaf == case.leaf) for cs in self.others(case)]
         others = [replace(c, budget=case.budget) for c in others]
         doubtful = self.doubtful.setdefault(case.leaf, [])
@@ -199,7 +204,9 @@ class _Search:
                     # an operation that cannot be edited must not hide the verdict
                     trouble = f" (the program could not be taken apart: {first_line(error)})"
             telling, exchanged = ([e.diagnosis for e in part] for part in by_edit)
-            wrong_elsewhere = self._refuted([*by_edit[0], *by_edit[1]], others)
+            tried = self._to_confirm(case, *by_edit)
+            wrong_elsewhere = self._refuted(tried, others)
+            confirmed = bool(tried) and bool(others)
             doubtful += [d for d in (*telling, *exchanged) if d in wrong_elsewhere]
             telling = [d for d in telling if d not in wrong_elsewhere]
             exchanged = [d for d in exchanged if d not in wrong_elsewhere]
@@ -214,14 +221,27 @@ class _Search:
         # region has been found at other points as well
         few = case.wrong.sum() < FEW and not others
         passed = list(blocks.passed_through(case))
-        found = [*telling[:PER_INPUT], *passed, *([] if few else where)]
-        found += [*by_value, *exchanged, *(where if few else [])]
+        found = [*telling[:PER_INPUT], *passed]
+        found += [] if few else where
+        found += [*exchanged, *by_value] if confirmed else by_value
+        found += [*([] if confirmed else exchanged), *(where if few else [])]
         found = (found + [_accident(d) for d in doubtful])[:PER_INPUT]
         if found:
             return found
-        if case.name in self.stopped:
-            return [_not_yet(case, self.budget)]
-        return _last(case) or [_nothing(case, trouble)]
+        try:
+            if case.name not in self.stopped:
+                return _last(case) or [_nothing(case, trouble)]
+        except OutOfTime:
+            self._stop(case)
+        return [_not_yet(case, self.budget)]
+
+    def _to_confirm(
+        self, case: Case, telling: Sequence[Edit], exchanged: Sequence[Edit]
+    ) -> list[Edit]:
+        """Edits that have to hold at another point: where nothing better is known, or of few."""
+        if case.wrong.sum() <= FEW:
+            return [*telling, *exchanged]
+        return [] if telling else list(exchanged)
 
     def _refuted(self, edits: Sequence[Edit], others: Sequence[Case]) -> tuple[Diagnosis, ...]:
         """Which edits of the program do not explain what the rule says at another point."""
