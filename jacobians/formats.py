@@ -222,22 +222,18 @@ def products(plain: Plain) -> tuple[Any, Any, Any]:
         return program.run(plain.program, runtime[:first], runtime[first:])
 
     def push(runtime: Any, tangents: Any) -> Any:
-        if _only_backwards(plain):
+        # the linear program rather than `jax.jvp`: a rule for VJPs alone may stand where nothing
+        # that is returned comes from
+        linear = forward(plain)
+        if program.contains(linear.program, FORWARD_REFUSED):
             return _transposed(pull, plain, runtime, tangents)
-        f, point = plain.split(runtime)
-        return jax.jvp(f, point, list(tangents), has_aux=True)[1]
+        return tuple(linear.at(runtime)[1](*tangents))
 
     def pull(runtime: Any, cotangents: Any) -> Any:
         f, point = plain.split(runtime)
         return jax.vjp(f, *point, has_aux=True)[1](tuple(cotangents))
 
     return jax.jit(values), jax.jit(push), jax.jit(pull)
-
-
-def _only_backwards(plain: Plain) -> bool:
-    """Whether a `custom_vjp` inside has a rule for VJPs alone."""
-    custom = program.contains(plain.program, frozenset(program.CUSTOM_RULES))
-    return custom and program.contains(forward(plain).program, FORWARD_REFUSED)
 
 
 def _transposed(pull: Any, plain: Plain, runtime: Any, tangents: Any) -> Any:
