@@ -89,7 +89,7 @@ def listed(
         pattern[key] = True
     scale, values = _entry_values(terms, found, known)
     rounded = any(p.rounded for t in terms for p in t.coefficient.products or ())
-    matrix = None if values is None else _summed(keys, values, m * n)
+    matrix = None if values is None else exact_sum(keys, values, m * n)
     if matrix is not None:
         matrix = matrix.reshape(1, m, n)
     return Matrices(pattern.reshape(1, m, n), matrix, scale, rounded)
@@ -136,14 +136,14 @@ def _product_values(
         if not bool(np.isfinite(double).all()):
             return None
         plain = bool((np.abs(values) == 1.0).all())
-        made = values * double if plain else _exact_product(values, double)
+        made = values * double if plain else exact_product(values, double)
         if made is None:
             return None
         values = made
     return values
 
 
-def _exact_product(a: Floats, b: Floats) -> Floats | None:
+def exact_product(a: Floats, b: Floats) -> Floats | None:
     """a·b where no entry of it is rounded, else None (Dekker's product)."""
     with np.errstate(all="ignore"):
         product = a * b
@@ -170,10 +170,10 @@ def _sum_of(parts: Sequence[Floats]) -> Floats | None:
     if len(parts) == 1:
         return parts[0]
     size = len(parts[0])
-    return _summed([np.arange(size)] * len(parts), parts, size)
+    return exact_sum([np.arange(size)] * len(parts), parts, size)
 
 
-def _summed(keys: Sequence[Integers], values: Sequence[Floats], size: int) -> Floats | None:
+def exact_sum(keys: Sequence[Integers], values: Sequence[Floats], size: int) -> Floats | None:
     """What is added at each of `size` places, or None where a sum might be rounded.
 
     Sums are exact in any order where all summands are multiples of one power of two and none of
@@ -269,7 +269,7 @@ def _are_ones(values: Floats, matrices: Matrices) -> bool:
         return False
     if scale == 1.0 or not bool((values * scale == 1.0).all()):
         return scale == 1.0 and bool((values == 1.0).all())
-    return _exact_product(values, np.full_like(values, scale)) is not None
+    return exact_product(values, np.full_like(values, scale)) is not None
 
 
 def _selections(matrices: Matrices) -> list[Structure]:

@@ -8,10 +8,11 @@ from jacobians import dense
 from jacobians.algebra import entries
 from jacobians.arguments import bind
 from jacobians.derive.call import derive_call
-from jacobians.explain import explain, random_points
+from jacobians.explain import block_of, explain, random_points
 from jacobians.prove import prove
 from jacobians.specs import load_function, parse_spec
 from tests.derive.functions import TABLE
+from tests.fuzz_structure import false_of_block
 
 ROWS = TABLE.strip().splitlines()
 # what in jax.nn is no function of floats to floats, or needs more than arrays
@@ -48,6 +49,9 @@ def test_proved_structure_of_a_jax_function(row):
         for matrix in matrices:
             nonzero |= np.abs(matrix) > 1e-9 * np.abs(matrix).max(initial=1e-30)
         assert not (nonzero & ~pattern).any(), "an entry that was proved zero is not"
+        # kind, count, pattern, formula, condition, properties: of one another and of the numbers
+        block = block_of(call, derivation, o, k)
+        assert false_of_block(block, [point.blocks[number].matrix for point in seen]) == []
         found.append(f"{kind} {'exact' if (nonzero == pattern).all() else 'wide'}")
     assert "; ".join(found) == expected
 
