@@ -140,7 +140,6 @@ def test_a_rule_around_effects_is_checked():
     rule.defvjp(lambda x: (rule(x), x), backward)
     assert check_vjp(rule, X)
     assert audit(lambda x: rule(x) * x, X)
-    assert not check_vjp(rule, X, vjp=lambda c, x: (1.5 * c * jnp.cos(x),))
 
 
 def test_what_the_host_returns_is_asked_at_every_call():
