@@ -17,7 +17,7 @@ import linecache
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -540,13 +540,27 @@ def as_one_call(inner: Program) -> Program:
     return trace(jax.jit(whole), shapes)
 
 
-def outside_any_trace() -> AbstractContextManager[None]:
+@contextmanager
+def outside_any_trace(double: bool = False) -> Iterator[None]:
     """Computes at once what is computed inside, be it under `jax.jit` or `jax.vmap`.
 
     The one place where the analysis runs operations of JAX on numbers: a caller's trace is open
     then, and would record them.
+
+    Args:
+        double: whether there are numbers of 64 bits, which JAX may not be set to keep by now.
     """
-    return jax.ensure_compile_time_eval()
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True) if double else nullcontext():
+        yield
+
+
+def has_double(equation: Equation) -> bool:
+    """Whether an operand or result of an equation has 64 bits a number."""
+    dtypes = [dtype_of(atom) for atom in (*equation.invars, *equation.outvars)]
+    return any(dtype in _DOUBLE for dtype in dtypes if isinstance(dtype, np.dtype))
+
+
+_DOUBLE = tuple(map(np.dtype, ("float64", "int64", "uint64", "complex128")))
 
 
 def evaluate(

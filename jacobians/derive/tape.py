@@ -264,7 +264,7 @@ def _results(node: Node, operands: Sequence[Any], dtype: Any) -> list[Any] | Non
             made = quick(program.parameters(node.equation), *operands)
         return [np.asarray(made).astype(dtype)]
     try:
-        with program.outside_any_trace():
+        with program.outside_any_trace(program.has_double(node.equation)):
             return [_as_array(r) for r in program.evaluate(node.equation, operands)]
     except Exception:
         # a constant that cannot be computed here is an unknown one: wide, never wrong
