@@ -150,7 +150,6 @@ def _fitting(found: Range, dtype: Any, whole: Range) -> Range:
     if jnp.issubdtype(dtype, jnp.floating):
         return found
     too_far = (found.low < whole.low) | (found.high > whole.high)
-    too_far |= np.maximum(np.abs(found.low), np.abs(found.high)) > EXACT
     if not too_far.any():
         return found
     return Range(np.where(too_far, whole.low, found.low), np.where(too_far, whole.high, found.high))
@@ -196,7 +195,8 @@ def _computed(
     if moved is not None:
         return moved
     if op in REDUCTIONS:
-        return REDUCTIONS[op](operands[0], given[0].shape, params)
+        reduced = REDUCTIONS[op](operands[0], given[0].shape, params)
+        return None if reduced is None else _surely(op, reduced)
     if op == "convert_element_type":
         return _converted(operands[0], given[0].dtype, result.dtype)
     if op in COMPARISONS:
@@ -204,7 +204,7 @@ def _computed(
     if op == "not":
         # ¬b is 1 − b for booleans, −1 − i for integers
         top = 1.0 if result.dtype == np.bool_ else -1.0
-        return Range(top - operands[0].high, top - operands[0].low)
+        return _surely(op, Range(top - operands[0].high, top - operands[0].low))
     floating = bool(jnp.issubdtype(result.dtype, jnp.floating))
     rule = ELEMENTWISE.get(op)
     if rule is None:
@@ -216,7 +216,7 @@ def _computed(
         low, high = found
         exact = all(_whole_numbers(r) for r in operands)
         if not floating:
-            return Range(low, high)
+            return _surely(op, Range(low, high))
         undefined = np.isnan(low) | np.isnan(high)
         low, high = np.where(undefined, -np.inf, low), np.where(undefined, np.inf, high)
         nan = any(r.nan for r in operands) or op in MAY_BE_NAN
@@ -224,6 +224,14 @@ def _computed(
             nan = True
         low, high = _rounded(low, high, result.dtype, exact or op in NO_ROUNDING)
         return Range(low, high, nan)
+
+
+def _surely(op: str, r: Range) -> Range:
+    """A range of integers without bounds that double precision has rounded."""
+    if op in NO_ROUNDING_OF_INTEGERS:
+        return r
+    far = np.maximum(np.abs(r.low), np.abs(r.high)) > EXACT
+    return Range(np.where(far, -np.inf, r.low), np.where(far, np.inf, r.high))
 
 
 def _whole_numbers(r: Range) -> bool:
@@ -573,6 +581,11 @@ KEEPS_FINITE = {
 }  # fmt: skip
 # what a library computes may be NaN where mathematics has a number
 MAY_BE_NAN = {"pow", "rem"}
+# bounds that are bounds of an operand, or small
+NO_ROUNDING_OF_INTEGERS = {
+    "max", "min", "clamp", "sign", "rem", "reduce_max", "reduce_min", "reduce_or", "reduce_and",
+    "cummax", "cummin", "population_count", "clz",
+}  # fmt: skip
 NO_ROUNDING = {"neg", "max", "min", "clamp", "abs", "sign", "floor", "ceil", "round"}
 
 

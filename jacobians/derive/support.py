@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -138,7 +137,7 @@ def _summed(tape: Tape, node: Node, number: int, find: Finder) -> Mask | None:
         if quick is not None:
             made = quick(program.parameters(node.equation), *operands)
         else:
-            with jax.ensure_compile_time_eval():
+            with program.outside_any_trace():
                 made = program.evaluate(node.equation, operands)[node.outputs.index(number)]
     except Exception:
         # what cannot be computed here says nothing: wide, never wrong
