@@ -34,7 +34,7 @@ from jacobians.algebra.block import (
 from jacobians.algebra.coefficient import Coefficient, Factor, Product
 from jacobians.algebra.term import Term, contains, key, normal
 from jacobians.derive import sparse_products
-from jacobians.derive.certain import one_of, is_wild, may_be_anything, zeros
+from jacobians.derive.certain import is_wild, may_be_anything, one_of, zeros
 from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation
 from jacobians.derive.ranges import integer_bounds, joint_range

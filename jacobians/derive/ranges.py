@@ -295,8 +295,9 @@ def _moved(
     if max((prod(s) for s in (*shapes, shape)), default=0) > MAX_ELEMENTS:
         return _hull(operands)
     nan = any(r.nan for r in operands)
-    low = MOVING[op](params, *(np.broadcast_to(r.low, s) for r, s in zip(operands, shapes)))
-    high = MOVING[op](params, *(np.broadcast_to(r.high, s) for r, s in zip(operands, shapes)))
+    pairs = list(zip(operands, shapes, strict=True))
+    low = MOVING[op](params, *(np.broadcast_to(r.low, s) for r, s in pairs))
+    high = MOVING[op](params, *(np.broadcast_to(r.high, s) for r, s in pairs))
     return Range(np.asarray(low, np.float64), np.asarray(high, np.float64), nan)
 
 
@@ -418,8 +419,8 @@ def _corners(
     f: Callable[[Numbers, Numbers], Numbers], a: Range, b: Range
 ) -> tuple[Numbers, Numbers]:
     """The least and greatest of f at the corners, for f monotone in each operand."""
-    made = [f(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
-    made = np.broadcast_arrays(*made)
+    values = [f(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
+    made = np.broadcast_arrays(*values)
     return np.min(np.stack(made), axis=0), np.max(np.stack(made), axis=0)
 
 
@@ -760,7 +761,7 @@ def _under(
             tape.values[k].dtype is not None and (jnp.issubdtype(tape.values[k].dtype, jnp.integer))
             for k in (*node.inputs, number)
         )
-        if small and same and integer and value.shape == shape and not value.source == "constant":
+        if small and same and integer and value.shape == shape and value.source != "constant":
             made = [
                 Range(*_under(tape, k, assumed, shape, depth, steps + 1))
                 if tape.values[k].shape == shape

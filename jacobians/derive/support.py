@@ -81,7 +81,7 @@ def zeros_of_result(tape: Tape, node: Node, number: int, find: Finder) -> Mask |
         # nothing is eliminated and no row exchanged
         return mask if upper else None
     if op == "qr" and number == node.outputs[1]:
-        below = np.tri(*shape[-2:], k=-1, dtype=bool)
+        below = np.tri(shape[-2], shape[-1], k=-1, dtype=bool)
         return _spread(below, shape) if below.any() else None
     return None
 

@@ -112,9 +112,13 @@ def test_a_primitive_that_computes_with_numbers_only_is_wide_and_said_so():
     assert any("no rule for 'opaque'" in note for note in explanation.notes)
 
 
-def shard(f, out=PartitionSpec("i")):
+APART = PartitionSpec("i")
+
+
+def shard(f, out=APART):
+    """A function under `shard_map` on the first device."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
-    return jax.shard_map(f, mesh=mesh, in_specs=PartitionSpec("i"), out_specs=out)
+    return jax.shard_map(f, mesh=mesh, in_specs=APART, out_specs=out)
 
 
 def test_shard_map_on_one_device_is_a_plain_call():
