@@ -39,7 +39,7 @@ ZERO_OF_ZEROS = frozenset(["add", "add_any", "sub", "max", "min"])
 SUMS = frozenset([
     "slice", "expand_dims", "concatenate", "pad", "gather", "dynamic_slice",
     "dynamic_update_slice", "scatter", "scatter-add", "scatter_add", "reduce_sum", "cumsum",
-    "reduce_window_sum", "split", "tile",
+    "reduce_window_sum", "split", "tile", "stack", "unstack",
 ])  # fmt: skip
 # those that are often met, without compiling anything
 IN_NUMPY: dict[str, Callable[..., Any]] = {
