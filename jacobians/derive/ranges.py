@@ -173,9 +173,6 @@ def _of_operation(tape: Tape, node: Node, number: int, depth: int) -> Range | No
     if op in ("top_k", "approx_top_k") and number == node.outputs[1]:
         shape = tape.values[node.inputs[0]].shape
         return Range(np.asarray(0.0), np.asarray(float(max(shape) - 1)))
-    if op == "SearchSorted":
-        count = tape.values[node.inputs[0]].shape[params["dimension"]]
-        return Range(np.asarray(0.0), np.asarray(float(count)))
     if op == "lu_pivots_to_permutation":
         return Range(np.asarray(0.0), np.asarray(float(value.shape[-1] - 1)))
     if op == "select_n":
