@@ -126,6 +126,15 @@ def may_be_anything(tape: Tape, numbers: Sequence[int]) -> None:
         )
 
 
+def one_of(tape: Tape, result: int, numbers: Sequence[int]) -> None:
+    """Settles that a value is one of several others, of which a `cond` chooses."""
+    found = [possible(tape, k) for k in numbers]
+    kinds, singular = found[0].kinds, found[0].singular
+    for other in found[1:]:
+        kinds, singular = kinds | other.kinds, singular | other.singular
+    tape.possible[result] = _of_type(Possible(kinds, singular), tape.values[result])
+
+
 def possible(tape: Tape, number: int) -> Possible:
     """What the entries of a value may be; found once for every value on the way to it."""
     found: dict[int, Possible] = tape.possible
@@ -232,10 +241,30 @@ def _of_operation(tape: Tape, node: Node, operands: Sequence[Possible]) -> list[
     kinds = _joined(operands)
     singular = any(p.singular.any() for p in operands)
     if node.op in CHOOSING:
-        return [_uniform(kinds, shape, singular) for shape in shapes]
+        chosen = _chosen(tape, node, operands[0])
+        return [chosen or _uniform(kinds, shape, singular) for shape in shapes]
     if kinds & SPECIAL or _makes_infinities(node):
         return [_uniform(ANYTHING, shape, True) for shape in shapes]
     return [_uniform(ORDINARY, shape, singular) for shape in shapes]
+
+
+def _chosen(tape: Tape, node: Node, operand: Possible) -> Possible | None:
+    """The entries that known indices choose, each as what it may be; None where none are known."""
+    if node.op not in ("gather", "dynamic_slice") or operand.kinds.size == 1:
+        return None
+    indices = [tape.certain(k) for k in node.inputs[1:]]
+    mode = str(program.parameters(node.equation).get("mode", "")).upper()
+    if any(index is None for index in indices) or "FILL" in mode:
+        return None
+    shape = tape.values[node.inputs[0]].shape
+    if prod(shape) > MAX_KNOWN:
+        return None
+    made = []
+    with program.outside_any_trace():
+        for array in (operand.kinds, operand.singular):
+            entries = np.broadcast_to(array, shape).astype(np.int32)
+            made.append(np.asarray(program.evaluate(node.equation, [entries, *indices])[0]))
+    return Possible(_compact(made[0].astype(np.uint8)), _compact(made[1].astype(bool)))
 
 
 def _zero_where(mask: Mask) -> Possible:

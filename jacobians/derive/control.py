@@ -34,7 +34,7 @@ from jacobians.algebra.block import (
 from jacobians.algebra.coefficient import Coefficient, Factor, Product
 from jacobians.algebra.term import Term, contains, key, normal
 from jacobians.derive import sparse_products
-from jacobians.derive.certain import is_wild, may_be_anything, zeros
+from jacobians.derive.certain import is_wild, may_be_anything, one_of, zeros
 from jacobians.derive.masks import conditions, restrict
 from jacobians.derive.operation import Local, Operation
 from jacobians.derive.ranges import integer_bounds, joint_range
@@ -101,12 +101,7 @@ def cond(walk: "Walk", equation: Any, operands: list[int]) -> list[int]:
 
 def _what_all_say(walk: "Walk", result: int, branches: Sequence[int]) -> None:
     """Zeros and the range of a value that one of several branches makes."""
-    masks = [zeros(walk.tape, k) for k in branches]
-    present = [m for m in masks if m is not None]
-    if present and len(present) == len(masks):
-        everywhere = np.all(np.stack(present), axis=0)
-        if everywhere.any():
-            walk.tape.nothing[result] = everywhere
+    one_of(walk.tape, result, branches)
     if not walk.has_derivative(result):
         walk.tape.ranges[result] = joint_range(walk.tape, branches)
 

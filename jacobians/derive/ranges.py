@@ -150,7 +150,6 @@ def _fitting(found: Range, dtype: Any, whole: Range) -> Range:
     if jnp.issubdtype(dtype, jnp.floating):
         return found
     too_far = (found.low < whole.low) | (found.high > whole.high)
-    too_far |= np.maximum(np.abs(found.low), np.abs(found.high)) > EXACT
     if not too_far.any():
         return found
     return Range(np.where(too_far, whole.low, found.low), np.where(too_far, whole.high, found.high))
@@ -196,7 +195,8 @@ def _computed(
     if moved is not None:
         return moved
     if op in REDUCTIONS:
-        return REDUCTIONS[op](operands[0], given[0].shape, params)
+        reduced = REDUCTIONS[op](operands[0], given[0].shape, params)
+        return None if reduced is None else _surely(op, reduced)
     if op == "convert_element_type":
         return _converted(operands[0], given[0].dtype, result.dtype)
     if op in COMPARISONS:
@@ -204,7 +204,7 @@ def _computed(
     if op == "not":
         # ¬b is 1 − b for booleans, −1 − i for integers
         top = 1.0 if result.dtype == np.bool_ else -1.0
-        return Range(top - operands[0].high, top - operands[0].low)
+        return _surely(op, Range(top - operands[0].high, top - operands[0].low))
     floating = bool(jnp.issubdtype(result.dtype, jnp.floating))
     rule = ELEMENTWISE.get(op)
     if rule is None:
@@ -216,7 +216,7 @@ def _computed(
         low, high = found
         exact = all(_whole_numbers(r) for r in operands)
         if not floating:
-            return Range(low, high)
+            return _surely(op, Range(low, high))
         undefined = np.isnan(low) | np.isnan(high)
         low, high = np.where(undefined, -np.inf, low), np.where(undefined, np.inf, high)
         nan = any(r.nan for r in operands) or op in MAY_BE_NAN
@@ -224,6 +224,14 @@ def _computed(
             nan = True
         low, high = _rounded(low, high, result.dtype, exact or op in NO_ROUNDING)
         return Range(low, high, nan)
+
+
+def _surely(op: str, r: Range) -> Range:
+    """A range of integers without bounds that double precision has rounded."""
+    if op in NO_ROUNDING_OF_INTEGERS:
+        return r
+    far = np.maximum(np.abs(r.low), np.abs(r.high)) > EXACT
+    return Range(np.where(far, -np.inf, r.low), np.where(far, np.inf, r.high))
 
 
 def _whole_numbers(r: Range) -> bool:
@@ -287,8 +295,9 @@ def _moved(
     if max((prod(s) for s in (*shapes, shape)), default=0) > MAX_ELEMENTS:
         return _hull(operands)
     nan = any(r.nan for r in operands)
-    low = MOVING[op](params, *(np.broadcast_to(r.low, s) for r, s in zip(operands, shapes)))
-    high = MOVING[op](params, *(np.broadcast_to(r.high, s) for r, s in zip(operands, shapes)))
+    pairs = list(zip(operands, shapes, strict=True))
+    low = MOVING[op](params, *(np.broadcast_to(r.low, s) for r, s in pairs))
+    high = MOVING[op](params, *(np.broadcast_to(r.high, s) for r, s in pairs))
     return Range(np.asarray(low, np.float64), np.asarray(high, np.float64), nan)
 
 
@@ -308,7 +317,7 @@ def _sliced(params: Any, x: Any) -> Any:
 MOVING: dict[str, Callable[..., Any]] = {
     **{op: QUICK[op] for op in (
         "broadcast_in_dim", "reshape", "squeeze", "transpose", "rev", "concatenate", "copy",
-        "stop_gradient",
+        "stack", "stop_gradient",
     )},
     "slice": _sliced,
     "expand_dims": lambda params, x: np.expand_dims(x, tuple(params["dimensions"])),
@@ -410,8 +419,8 @@ def _corners(
     f: Callable[[Numbers, Numbers], Numbers], a: Range, b: Range
 ) -> tuple[Numbers, Numbers]:
     """The least and greatest of f at the corners, for f monotone in each operand."""
-    made = [f(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
-    made = np.broadcast_arrays(*made)
+    values = [f(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
+    made = np.broadcast_arrays(*values)
     return np.min(np.stack(made), axis=0), np.max(np.stack(made), axis=0)
 
 
@@ -573,6 +582,11 @@ KEEPS_FINITE = {
 }  # fmt: skip
 # what a library computes may be NaN where mathematics has a number
 MAY_BE_NAN = {"pow", "rem"}
+# bounds that are bounds of an operand, or small
+NO_ROUNDING_OF_INTEGERS = {
+    "max", "min", "clamp", "sign", "rem", "reduce_max", "reduce_min", "reduce_or", "reduce_and",
+    "cummax", "cummin", "population_count", "clz",
+}  # fmt: skip
 NO_ROUNDING = {"neg", "max", "min", "clamp", "abs", "sign", "floor", "ceil", "round"}
 
 
@@ -747,7 +761,7 @@ def _under(
             tape.values[k].dtype is not None and (jnp.issubdtype(tape.values[k].dtype, jnp.integer))
             for k in (*node.inputs, number)
         )
-        if small and same and integer and value.shape == shape and not value.source == "constant":
+        if small and same and integer and value.shape == shape and value.source != "constant":
             made = [
                 Range(*_under(tape, k, assumed, shape, depth, steps + 1))
                 if tape.values[k].shape == shape

@@ -32,7 +32,7 @@ EXACT = COMPARISONS | frozenset(
         "is_finite", "max", "min", "name", "neg", "not", "optimization_barrier", "or", "pad",
         "real", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_xor", "reshape",
         "rev", "round", "scatter", "select_n", "sign", "slice", "sort", "split", "squeeze",
-        "stop_gradient", "tile", "top_k", "transpose", "xor",
+        "stack", "stop_gradient", "tile", "top_k", "transpose", "unstack", "xor",
     ]
 )  # fmt: skip
 # operations that put entries elsewhere: their operands' radii go the same way
@@ -40,7 +40,7 @@ MOVES = frozenset(
     [
         "abs", "broadcast_in_dim", "concatenate", "copy", "copy_p", "expand_dims", "name", "neg",
         "optimization_barrier", "pad", "reshape", "rev", "slice", "split", "squeeze",
-        "stop_gradient", "tile", "transpose",
+        "stack", "stop_gradient", "tile", "transpose", "unstack",
     ]
 )  # fmt: skip
 # the same by indices: which operands are entries, the others being indices

@@ -39,7 +39,7 @@ def definition(equation: Any) -> Function | None:
 
 
 def _per_batch(f: Function, batch: Sequence[tuple[int, ...]], depth: int) -> Function:
-    """f of one matrix, mapped over leading batch axes; an operand's axis of size one is shared.
+    """A function of one matrix, mapped over batch axes; an operand's axis of size one is shared.
 
     Args:
         f: a function of arrays without batch axes.
@@ -195,15 +195,15 @@ def _bcsr_todense(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) 
     shape, depth = _sizes(params, "spinfo"), len(shapes[1]) - 1
 
     def one(data: Any, indices: Any, indptr: Any) -> tuple[Any, ...]:
-        return (_summed(data, *_places(indices, indptr), shape[depth:]),)
+        return (_summed(data, _places(indices, indptr), shape[depth:]),)
 
     made = _per_batch(one, [s[:depth] for s in shapes], depth)
     return lambda *operands: (jnp.broadcast_to(made(*operands)[0], shape),)
 
 
-def _places(indices: Any, indptr: Any) -> tuple[Any, ...]:
+def _places(indices: Any, indptr: Any) -> Any:
     """Row and column of every entry of a matrix stored row by row."""
-    return (jnp.stack([_rows(indptr, indices.shape[0]), indices], 1),)
+    return jnp.stack([_rows(indptr, indices.shape[0]), indices], 1)
 
 
 def _bcsr_dot_general(
@@ -216,7 +216,9 @@ def _bcsr_dot_general(
     )
     if product is None:
         return None
-    places = _per_batch(_places, [s[:depth] for s in shapes[1:3]], depth)
+    places = _per_batch(
+        lambda *stored: (_places(*stored),), [s[:depth] for s in shapes[1:3]], depth
+    )
     return lambda data, indices, indptr, dense: product(data, *places(indices, indptr), dense)
 
 
@@ -225,7 +227,7 @@ def _bcsr_extract(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) 
     depth = len(shapes[0]) - 1
 
     def one(indices: Any, indptr: Any, matrix: Any) -> tuple[Any, ...]:
-        return _picked(*_places(indices, indptr), matrix)
+        return _picked(_places(indices, indptr), matrix)
 
     return _per_batch(one, [s[:depth] for s in shapes], depth)
 
@@ -254,7 +256,7 @@ def _coo_product(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -
 def _csr_todense(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Function:
     """The matrix of entries stored row by row."""
     shape = tuple(params["shape"])
-    return lambda data, indices, indptr: (_summed(data, *_places(indices, indptr), shape),)
+    return lambda data, indices, indptr: (_summed(data, _places(indices, indptr), shape),)
 
 
 def _csr_product(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Function:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -40,7 +39,7 @@ ZERO_OF_ZEROS = frozenset(["add", "add_any", "sub", "max", "min"])
 SUMS = frozenset([
     "slice", "expand_dims", "concatenate", "pad", "gather", "dynamic_slice",
     "dynamic_update_slice", "scatter", "scatter-add", "scatter_add", "reduce_sum", "cumsum",
-    "reduce_window_sum", "split", "tile",
+    "reduce_window_sum", "split", "tile", "stack", "unstack",
 ])  # fmt: skip
 # those that are often met, without compiling anything
 IN_NUMPY: dict[str, Callable[..., Any]] = {
@@ -82,7 +81,7 @@ def zeros_of_result(tape: Tape, node: Node, number: int, find: Finder) -> Mask |
         # nothing is eliminated and no row exchanged
         return mask if upper else None
     if op == "qr" and number == node.outputs[1]:
-        below = np.tri(*shape[-2:], k=-1, dtype=bool)
+        below = np.tri(shape[-2], shape[-1], k=-1, dtype=bool)
         return _spread(below, shape) if below.any() else None
     return None
 
@@ -138,7 +137,7 @@ def _summed(tape: Tape, node: Node, number: int, find: Finder) -> Mask | None:
         if quick is not None:
             made = quick(program.parameters(node.equation), *operands)
         else:
-            with jax.ensure_compile_time_eval():
+            with program.outside_any_trace():
                 made = program.evaluate(node.equation, operands)[node.outputs.index(number)]
     except Exception:
         # what cannot be computed here says nothing: wide, never wrong

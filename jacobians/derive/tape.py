@@ -369,6 +369,7 @@ QUICK: dict[str, Callable[..., Any]] = {
     "squeeze": lambda params, x: np.squeeze(x, tuple(params["dimensions"])),
     "transpose": lambda params, x: np.transpose(x, params["permutation"]),
     "concatenate": lambda params, *xs: np.concatenate(xs, params["dimension"]),
+    "stack": lambda params, *xs: np.stack(xs, params["axis"]),
     "rev": lambda params, x: np.flip(x, params["dimensions"]),
     "copy": lambda _, x: x,
     "stop_gradient": lambda _, x: x,
