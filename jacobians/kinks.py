@@ -29,8 +29,9 @@ OFFSETS = (-1.0, -0.75, -0.5, -0.25, -0.0625, 0.0625, 0.25, 0.5, 0.75, 1.0)
 # how many of the steps between samples a kink, or two or three close ones, may take
 FEW = 3
 SLOPE = 1e-5
-# difference quotients are taken at these steps, in units of the entry that is moved
-STEPS = tuple(1e-2 * 8.0**-k for k in range(7))
+# difference quotients are taken at these steps, in units of the entry that is moved; powers of two,
+# so that numbers of few digits are moved by them exactly
+STEPS = tuple(2.0**-7 * 8.0**-k for k in range(7))
 # they grow without limit where a step eight times smaller changes them as much again or more; with
 # a jump of the function they grow by all of that eight
 GROWS, JUMPS = 0.9, 7.6
@@ -160,11 +161,20 @@ class Limits:
         left: by (group, output entry); ±∞ where they grow without limit, NaN where none is seen.
         right: the same to the right.
         bar: how well finite limits are known.
+        units: what a column is moved by, in whose units the quotients are.
     """
 
     left: Array
     right: Array
     bar: Array
+    units: Array
+
+    def at(self, group: int, rows: Integers, columns: Integers) -> tuple[Array, Array, Array]:
+        """Limits to the left and to the right of entries of one group, and their error bar."""
+        left, right, bar = (
+            made[group][rows] / self.units[columns] for made in (self.left, self.right, self.bar)
+        )
+        return left, right, bar
 
 
 def limits(
@@ -173,7 +183,7 @@ def limits(
     """The limits of the function's difference quotients to both sides of a point.
 
     Args:
-        plain: the function of the selected leaves.
+        plain: the function of the selected leaves, compiled.
         values: the selected leaves, in double precision.
         number: position of the leaf to move among them.
         groups: columns of the leaf that are moved together; no output may depend on two of them.
@@ -186,33 +196,29 @@ def limits(
         chosen = [jnp.asarray(v) for v in values]
         x = np.asarray(chosen[number], np.float64).reshape(-1)
         size = np.where((x == 0) | ~np.isfinite(x), min(1.0, natural_size(x)), np.abs(x))
+        units = 2.0 ** np.round(np.log2(size))
         shape = chosen[number].shape
 
-        @jax.jit
-        def at(moved: Any) -> Any:
-            return plain(*chosen[:number], moved.reshape(shape), *chosen[number + 1 :])
-
         def flat(moved: Array) -> list[Array]:
-            return [np.asarray(y, np.float64).reshape(-1) for y in at(moved)]
+            made = plain(*chosen[:number], jnp.asarray(moved.reshape(shape)), *chosen[number + 1 :])
+            return [np.asarray(y, np.float64).reshape(-1) for y in made]
 
         here = flat(x)
         for columns in groups:
-            # one step for the whole group, so that quotients are in one unit; a power of two
-            unit = 2.0 ** np.round(np.log2(float(np.median(size[columns]))))
             sides = []
             for sign in (-1.0, 1.0):
                 quotients: list[list[Array]] = []
                 for step in STEPS:
                     moved = x.copy()
-                    moved[columns] += sign * step * unit
-                    width = float(np.median(moved[columns] - x[columns]))
+                    moved[columns] += sign * step * units[columns]
                     with np.errstate(all="ignore"):
                         made = [
-                            ((y - y0) / width, 4 * DOUBLE * (np.abs(y) + np.abs(y0)) / abs(width))
+                            ((y - y0) / (sign * step),
+                             (4 * DOUBLE / step) * (np.abs(y) + np.abs(y0) + np.abs(y - y0)))
                             for y, y0 in zip(flat(moved), here, strict=True)
-                        ]
+                        ]  # fmt: skip
                     quotients.append([np.stack(pair) for pair in made])
-                sides.append([_limit(np.stack(q), sign) for q in zip(*quotients, strict=True)])
+                sides.append([_limit(np.stack(q)) for q in zip(*quotients, strict=True)])
             found.append(
                 [
                     (left, right, np.maximum(bar, other))
@@ -220,17 +226,21 @@ def limits(
                 ]
             )
     return [
-        Limits(*(np.stack([group[k][part] for group in found]) for part in range(3)))
+        Limits(
+            np.stack([group[k][0] for group in found]),
+            np.stack([group[k][1] for group in found]),
+            np.stack([group[k][2] for group in found]),
+            units,
+        )
         for k in range(len(here))
     ]
 
 
-def _limit(quotients: Array, sign: float) -> tuple[Array, Array]:
+def _limit(quotients: Array) -> tuple[Array, Array]:
     """The limit of difference quotients at `STEPS`, and its error bar.
 
     Args:
         quotients: by (step, quotient or its rounding, output entry).
-        sign: −1 to the left, 1 to the right.
     """
     q, rounding = quotients[:, 0], quotients[:, 1]
     with np.errstate(all="ignore"):
