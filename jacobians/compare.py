@@ -397,8 +397,8 @@ class Entries:
                     row = self.rows[mine]
                     beside = samples.derivatives[self.place][place][:, row]
                     first[place] = kinks.by_limits(
-                        first[place], actual[mine],
-                        *limits.at(place, row, self.columns[mine]), tolerance[mine],
+                        first[place], actual[mine], limits.at(place, row, self.columns[mine]),
+                        self.expected[mine], tolerance[mine],
                         np.isfinite(self.expected[mine]) & np.isfinite(beside).all(axis=0),
                     )  # fmt: skip
             for v, mine in zip(first, entries, strict=True):
@@ -432,8 +432,20 @@ class Entries:
             for place, mine in enumerate(entries):
                 row = self.rows[mine]
                 wrong, nearest = kinks.disproved(
-                    actual[mine], *limits.at(place, row, self.columns[mine]), tolerance[mine]
-                )  # fmt: skip
+                    actual[mine], limits.at(place, row, self.columns[mine]), tolerance[mine]
+                )
+                if wrong.any():
+                    # and derivatives beside the point, far closer than quotients can be, say so too
+                    samples = kinks.one_sided(
+                        oracle.plain, values, number, groups[place : place + 1], 1e-7, 1e-13
+                    )
+                    beside = samples.derivatives[self.place][0][:, row]
+                    with np.errstate(invalid="ignore"):
+                        slack = tolerance[mine] + 1e-3 * np.abs(nearest)
+                        wrong &= np.isfinite(beside).all(axis=0) & (
+                            (actual[mine] < beside.min(axis=0) - slack)
+                            | (actual[mine] > beside.max(axis=0) + slack)
+                        )
                 found.wrong[mine] = wrong
                 found.distance[mine] = np.where(
                     wrong, np.abs(actual[mine] - nearest), found.distance[mine]

@@ -161,20 +161,23 @@ class Limits:
         left: by (group, output entry); ±∞ where they grow without limit, NaN where none is seen.
         right: the same to the right.
         bar: how well finite limits are known.
+        reached: how large quotients have grown where they grow without limit, 0 elsewhere.
         units: what a column is moved by, in whose units the quotients are.
     """
 
     left: Array
     right: Array
     bar: Array
+    reached: Array
     units: Array
 
-    def at(self, group: int, rows: Integers, columns: Integers) -> tuple[Array, Array, Array]:
-        """Limits to the left and to the right of entries of one group, and their error bar."""
-        left, right, bar = (
-            made[group][rows] / self.units[columns] for made in (self.left, self.right, self.bar)
+    def at(self, group: int, rows: Integers, columns: Integers) -> "Limits":
+        """The limits of entries of one group, in the columns' own units."""
+        units = self.units[columns]
+        left, right, bar, reached = (
+            made[group][rows] / units for made in (self.left, self.right, self.bar, self.reached)
         )
-        return left, right, bar
+        return Limits(left, right, bar, reached, np.ones_like(units))
 
 
 def limits(
@@ -191,7 +194,7 @@ def limits(
     Returns:
         One for each output.
     """
-    found: list[list[tuple[Array, Array, Array]]] = []
+    found: list[list[tuple[Array, Array, Array, Array]]] = []
     with jax.enable_x64(True):
         chosen = [jnp.asarray(v) for v in values]
         x = np.asarray(chosen[number], np.float64).reshape(-1)
@@ -221,8 +224,8 @@ def limits(
                 sides.append([_limit(np.stack(q)) for q in zip(*quotients, strict=True)])
             found.append(
                 [
-                    (left, right, np.maximum(bar, other))
-                    for (left, bar), (right, other) in zip(*sides, strict=True)
+                    (one[0], other[0], np.maximum(one[1], other[1]), np.maximum(one[2], other[2]))
+                    for one, other in zip(*sides, strict=True)
                 ]
             )
     return [
@@ -230,14 +233,15 @@ def limits(
             np.stack([group[k][0] for group in found]),
             np.stack([group[k][1] for group in found]),
             np.stack([group[k][2] for group in found]),
+            np.stack([group[k][3] for group in found]),
             units,
         )
         for k in range(len(here))
     ]
 
 
-def _limit(quotients: Array) -> tuple[Array, Array]:
-    """The limit of difference quotients at `STEPS`, and its error bar.
+def _limit(quotients: Array) -> tuple[Array, Array, Array]:
+    """The limit of difference quotients at `STEPS`, its error bar, and how far infinite ones grew.
 
     Args:
         quotients: by (step, quotient or its rounding, output entry).
@@ -263,7 +267,8 @@ def _limit(quotients: Array) -> tuple[Array, Array]:
         # infinite beside the point, and finite at it
         steep = np.isinf(q).all(axis=0) & (q == q[-1]).all(axis=0)
     limit = np.where(inside & ~jump, limit, np.where(steep, q[-1], np.nan))
-    return limit, np.where(np.isfinite(limit), bar, 0.0)
+    reached = np.where(np.isinf(limit), np.abs(q[-1]), 0.0)
+    return limit, np.where(np.isfinite(limit), bar, 0.0), reached
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +293,7 @@ class Verdicts:
 
 
 def by_limits(
-    first: Verdicts, values: Array, left: Array, right: Array, bar: Array, tolerance: Array,
+    first: Verdicts, values: Array, limits: Limits, expected: Array, tolerance: Array,
     settled: NDArray[np.bool_],
 ) -> Verdicts:  # fmt: skip
     """What the limits of difference quotients say of entries that look wrong.
@@ -296,13 +301,13 @@ def by_limits(
     Args:
         first: what derivatives beside the point say.
         values: what the rule says, by entry.
-        left: limits to the left.
-        right: limits to the right.
-        bar: how well they are known.
+        limits: the limits of these entries.
+        expected: JAX's derivatives of the program at the point.
         tolerance: what rounding may explain.
         settled: where JAX's derivatives at the point and beside it are finite, so that limits
             matter only where they are not.
     """
+    left, right, bar = limits.left, limits.right, limits.bar
     with np.errstate(all="ignore"):
         low, high = np.fmin(left, right), np.fmax(left, right)
         both = ~np.isnan(left) & ~np.isnan(right)
@@ -317,7 +322,9 @@ def by_limits(
         right_here = between | (alone & np.isfinite(values))
         # a one-sided limit where the function ends is its derivative there
         known = infinite | (both & ~settled) | (~np.isnan(low) & ~settled)
-        looked = first.wrong & known
+        # √(x + 1e-20) is steep at 0, not singular: its quotients are on their way to a number
+        steep = infinite & np.isfinite(expected) & (np.abs(expected) >= 0.5 * limits.reached)
+        looked = first.wrong & known & ~steep
         gap = np.maximum(0.0, np.maximum(low - values, values - high))
         nearest = np.clip(values, low, high)
     accepted = looked & right_here
@@ -334,16 +341,16 @@ def by_limits(
     )
 
 
-def disproved(
-    values: Array, left: Array, right: Array, bar: Array, tolerance: Array
-) -> tuple[NDArray[np.bool_], Array]:
+def disproved(values: Array, limits: Limits, tolerance: Array) -> tuple[NDArray[np.bool_], Array]:
     """Which values lie outside what finite difference quotients leave, beyond any doubt.
 
     Returns:
         Which, and the nearest value that the quotients allow.
     """
+    bar = limits.bar
     with np.errstate(all="ignore"):
-        low, high = np.minimum(left, right), np.maximum(left, right)
+        low = np.minimum(limits.left, limits.right)
+        high = np.maximum(limits.left, limits.right)
         finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(values)
         size = np.maximum(np.maximum(np.abs(low), np.abs(high)), np.abs(values))
         gap = np.maximum(low - values, values - high)
