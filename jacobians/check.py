@@ -3,8 +3,10 @@
 A VJP says what the Jacobian is: one call per output basis vector gives it row by row. It is
 compared with the derivative of the function's own program, custom rules stripped, in float64
 wherever the rule can be evaluated there, so that rounding is out of the question; and once more in
-the inputs' own precision. Where one-sided derivatives differ (a kink), any value between them is
-right.
+the inputs' own precision. Each entry is judged by the rounding of its own terms. Where one-sided
+derivatives differ (a kink, also one with an infinite side), any value between them is right; where
+the function has no finite derivative (the root at 0), a number is a convention, counted and not
+called wrong.
 
 A large Jacobian is compared in compressed form, without loss: the patterns of both sides are
 proved, and entries that share no row are evaluated together. One that is too large even for that is

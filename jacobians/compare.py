@@ -65,6 +65,8 @@ FINE = 1e-12
 JUMP = 1e-3
 # no more derivative samples than this are taken to look for kinks
 KINK_BUDGET = 1 << 26
+# a derivative below this share of output per input does not show in the function's values
+SEEN = 1e-12
 # no more columns than this are measured one by one once one is wrong beyond what rounding explains
 TERM_BUDGET = 1 << 18
 # no more derivative samples than this are taken of entries that agree with JAX's derivative
@@ -137,7 +139,7 @@ class Entries:
         columns: column of every listed entry.
         expected: the derivative.
         bar: error bar of the derivative, or None.
-        jumps: whether the derivative is another just beside the point.
+        leap: by how much the derivative is another just beside the point, 0 where it is not.
         wide: what the rule says in double precision, or None.
         narrow: what the rule says in the inputs' own precision.
         wide_eps: unit roundoff of the double-precision comparison.
@@ -159,7 +161,7 @@ class Entries:
     columns: Integers
     expected: Array
     bar: Array | None
-    jumps: Bools
+    leap: Array
     wide: Array | None
     narrow: Array
     wide_eps: float
@@ -210,7 +212,7 @@ class Entries:
     def _jumping_rows(self) -> Bools:
         """Which entries are in a row of which some entry jumps: the row may be at a kink."""
         rows = np.zeros(int(np.max(self.rows, initial=-1)) + 1, bool)
-        rows[self.rows[self.jumps]] = True
+        rows[self.rows[self.leap > 0]] = True
         return np.asarray(rows[self.rows])
 
     def tolerance(self, eps: float) -> Array:
@@ -256,7 +258,8 @@ class Entries:
         )
         if look.any():
             self._settle(found, np.flatnonzero(look), actual, tolerance, oracle, sides, width)
-        agreeing = same & self.jumps & finite
+        # less than that of a difference quotient is rounding
+        agreeing = same & finite & (self.leap > SEEN * self.unit)
         if eps < FINE and agreeing.any():
             self._disprove(found, np.flatnonzero(agreeing), actual, tolerance, oracle, sides)
         if given is None and found.wrong.any():
@@ -389,13 +392,13 @@ class Entries:
                     )
                 )
             if any(v.wrong.any() for v in first):
-                limits = kinks.limits(oracle.plain, values, number, groups)[self.place]
+                limits = kinks.limits(oracle.compiled, values, number, groups)[self.place]
                 for place, mine in enumerate(entries):
                     row = self.rows[mine]
                     beside = samples.derivatives[self.place][place][:, row]
                     first[place] = kinks.by_limits(
-                        first[place], actual[mine], limits.left[place][row],
-                        limits.right[place][row], limits.bar[place][row], tolerance[mine],
+                        first[place], actual[mine], limits.at(place, row, self.columns[mine]),
+                        self.expected[mine], tolerance[mine],
                         np.isfinite(self.expected[mine]) & np.isfinite(beside).all(axis=0),
                     )  # fmt: skip
             for v, mine in zip(first, entries, strict=True):
@@ -425,13 +428,24 @@ class Entries:
         cost = 2 * len(kinks.STEPS) * sum(leaf.size for leaf in oracle.call.inputs)
         spent = 0
         for groups, entries in self._batches(agreeing, -self._size[agreeing], sides):
-            limits = kinks.limits(oracle.plain, values, number, groups)[self.place]
+            limits = kinks.limits(oracle.compiled, values, number, groups)[self.place]
             for place, mine in enumerate(entries):
                 row = self.rows[mine]
                 wrong, nearest = kinks.disproved(
-                    actual[mine], limits.left[place][row], limits.right[place][row],
-                    limits.bar[place][row], tolerance[mine],
-                )  # fmt: skip
+                    actual[mine], limits.at(place, row, self.columns[mine]), tolerance[mine]
+                )
+                if wrong.any():
+                    # and derivatives beside the point, far closer than quotients can be, say so too
+                    samples = kinks.one_sided(
+                        oracle.plain, values, number, groups[place : place + 1], 1e-7, 1e-13
+                    )
+                    beside = samples.derivatives[self.place][0][:, row]
+                    with np.errstate(invalid="ignore"):
+                        slack = tolerance[mine] + 1e-3 * np.abs(nearest)
+                        wrong &= np.isfinite(beside).all(axis=0) & (
+                            (actual[mine] < beside.min(axis=0) - slack)
+                            | (actual[mine] > beside.max(axis=0) + slack)
+                        )
                 found.wrong[mine] = wrong
                 found.distance[mine] = np.where(
                     wrong, np.abs(actual[mine] - nearest), found.distance[mine]
@@ -572,10 +586,12 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
     if sides is None:
         return None
     expected, bar = sides.truth(None)
-    jumps = np.zeros(len(expected), bool)
+    leap = np.zeros(len(expected))
     if bar is None:
         for side in (1.0, -1.0):
-            jumps |= _jumps(expected, sides.truth(oracle.nudged(oracle.beside, side))[0])
+            leap = np.maximum(
+                leap, leaps(expected, sides.truth(oracle.nudged(oracle.beside, side))[0])
+            )
     wide, rule_eps, function_eps, why = None, DOUBLE, DOUBLE, ""
     with jax.enable_x64(True):
         try:
@@ -629,7 +645,7 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
                 Entries(
                     o, k, place, height * width, inside, rows, columns, expected[inside],
                     None if bar is None else bar[inside],
-                    jumps[inside],
+                    leap[inside],
                     None if wide is None else wide[inside],
                     narrow[inside], wide_eps, narrow_eps,
                     oracle.units(o, k, rows, columns),
@@ -646,12 +662,15 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
     return Compared(tuple(blocks), sides, wide is not None, rule_eps)
 
 
-def _jumps(expected: Array, beside: Array) -> Bools:
-    """Where a derivative just beside the point is another, or not finite on one side only."""
+def leaps(expected: Array, beside: Array) -> Array:
+    """By how much a derivative just beside the point is another, 0 where it is about the same.
+
+    Infinite where one of them is not finite and the other is.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
-        size = np.maximum(np.abs(expected), np.abs(beside))
-        apart = np.abs(expected - beside) > JUMP * size
-    return np.asarray(apart | (np.isfinite(expected) != np.isfinite(beside)))
+        apart = np.abs(expected - beside)
+        found = np.where(apart > JUMP * np.maximum(np.abs(expected), np.abs(beside)), apart, 0.0)
+    return np.where(np.isfinite(expected) != np.isfinite(beside), np.inf, found)
 
 
 def _lost(

@@ -29,8 +29,9 @@ OFFSETS = (-1.0, -0.75, -0.5, -0.25, -0.0625, 0.0625, 0.25, 0.5, 0.75, 1.0)
 # how many of the steps between samples a kink, or two or three close ones, may take
 FEW = 3
 SLOPE = 1e-5
-# difference quotients are taken at these steps, in units of the entry that is moved
-STEPS = tuple(1e-2 * 8.0**-k for k in range(7))
+# difference quotients are taken at these steps, in units of the entry that is moved; powers of two,
+# so that numbers of few digits are moved by them exactly
+STEPS = tuple(2.0**-7 * 8.0**-k for k in range(7))
 # they grow without limit where a step eight times smaller changes them as much again or more; with
 # a jump of the function they grow by all of that eight
 GROWS, JUMPS = 0.9, 7.6
@@ -160,11 +161,23 @@ class Limits:
         left: by (group, output entry); ±∞ where they grow without limit, NaN where none is seen.
         right: the same to the right.
         bar: how well finite limits are known.
+        reached: how large quotients have grown where they grow without limit, 0 elsewhere.
+        units: what a column is moved by, in whose units the quotients are.
     """
 
     left: Array
     right: Array
     bar: Array
+    reached: Array
+    units: Array
+
+    def at(self, group: int, rows: Integers, columns: Integers) -> "Limits":
+        """The limits of entries of one group, in the columns' own units."""
+        units = self.units[columns]
+        left, right, bar, reached = (
+            made[group][rows] / units for made in (self.left, self.right, self.bar, self.reached)
+        )
+        return Limits(left, right, bar, reached, np.ones_like(units))
 
 
 def limits(
@@ -173,7 +186,7 @@ def limits(
     """The limits of the function's difference quotients to both sides of a point.
 
     Args:
-        plain: the function of the selected leaves.
+        plain: the function of the selected leaves, compiled.
         values: the selected leaves, in double precision.
         number: position of the leaf to move among them.
         groups: columns of the leaf that are moved together; no output may depend on two of them.
@@ -181,56 +194,57 @@ def limits(
     Returns:
         One for each output.
     """
-    found: list[list[tuple[Array, Array, Array]]] = []
+    found: list[list[tuple[Array, Array, Array, Array]]] = []
     with jax.enable_x64(True):
         chosen = [jnp.asarray(v) for v in values]
         x = np.asarray(chosen[number], np.float64).reshape(-1)
         size = np.where((x == 0) | ~np.isfinite(x), min(1.0, natural_size(x)), np.abs(x))
+        units = 2.0 ** np.round(np.log2(size))
         shape = chosen[number].shape
 
-        @jax.jit
-        def at(moved: Any) -> Any:
-            return plain(*chosen[:number], moved.reshape(shape), *chosen[number + 1 :])
-
         def flat(moved: Array) -> list[Array]:
-            return [np.asarray(y, np.float64).reshape(-1) for y in at(moved)]
+            made = plain(*chosen[:number], jnp.asarray(moved.reshape(shape)), *chosen[number + 1 :])
+            return [np.asarray(y, np.float64).reshape(-1) for y in made]
 
         here = flat(x)
         for columns in groups:
-            # one step for the whole group, so that quotients are in one unit; a power of two
-            unit = 2.0 ** np.round(np.log2(float(np.median(size[columns]))))
             sides = []
             for sign in (-1.0, 1.0):
                 quotients: list[list[Array]] = []
                 for step in STEPS:
                     moved = x.copy()
-                    moved[columns] += sign * step * unit
-                    width = float(np.median(moved[columns] - x[columns]))
+                    moved[columns] += sign * step * units[columns]
                     with np.errstate(all="ignore"):
                         made = [
-                            ((y - y0) / width, 4 * DOUBLE * (np.abs(y) + np.abs(y0)) / abs(width))
+                            ((y - y0) / (sign * step),
+                             (4 * DOUBLE / step) * (np.abs(y) + np.abs(y0) + np.abs(y - y0)))
                             for y, y0 in zip(flat(moved), here, strict=True)
-                        ]
+                        ]  # fmt: skip
                     quotients.append([np.stack(pair) for pair in made])
-                sides.append([_limit(np.stack(q), sign) for q in zip(*quotients, strict=True)])
+                sides.append([_limit(np.stack(q)) for q in zip(*quotients, strict=True)])
             found.append(
                 [
-                    (left, right, np.maximum(bar, other))
-                    for (left, bar), (right, other) in zip(*sides, strict=True)
+                    (one[0], other[0], np.maximum(one[1], other[1]), np.maximum(one[2], other[2]))
+                    for one, other in zip(*sides, strict=True)
                 ]
             )
     return [
-        Limits(*(np.stack([group[k][part] for group in found]) for part in range(3)))
+        Limits(
+            np.stack([group[k][0] for group in found]),
+            np.stack([group[k][1] for group in found]),
+            np.stack([group[k][2] for group in found]),
+            np.stack([group[k][3] for group in found]),
+            units,
+        )
         for k in range(len(here))
     ]
 
 
-def _limit(quotients: Array, sign: float) -> tuple[Array, Array]:
-    """The limit of difference quotients at `STEPS`, and its error bar.
+def _limit(quotients: Array) -> tuple[Array, Array, Array]:
+    """The limit of difference quotients at `STEPS`, its error bar, and how far infinite ones grew.
 
     Args:
         quotients: by (step, quotient or its rounding, output entry).
-        sign: −1 to the left, 1 to the right.
     """
     q, rounding = quotients[:, 0], quotients[:, 1]
     with np.errstate(all="ignore"):
@@ -253,7 +267,8 @@ def _limit(quotients: Array, sign: float) -> tuple[Array, Array]:
         # infinite beside the point, and finite at it
         steep = np.isinf(q).all(axis=0) & (q == q[-1]).all(axis=0)
     limit = np.where(inside & ~jump, limit, np.where(steep, q[-1], np.nan))
-    return limit, np.where(np.isfinite(limit), bar, 0.0)
+    reached = np.where(np.isinf(limit), np.abs(q[-1]), 0.0)
+    return limit, np.where(np.isfinite(limit), bar, 0.0), reached
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +293,7 @@ class Verdicts:
 
 
 def by_limits(
-    first: Verdicts, values: Array, left: Array, right: Array, bar: Array, tolerance: Array,
+    first: Verdicts, values: Array, limits: Limits, expected: Array, tolerance: Array,
     settled: NDArray[np.bool_],
 ) -> Verdicts:  # fmt: skip
     """What the limits of difference quotients say of entries that look wrong.
@@ -286,13 +301,13 @@ def by_limits(
     Args:
         first: what derivatives beside the point say.
         values: what the rule says, by entry.
-        left: limits to the left.
-        right: limits to the right.
-        bar: how well they are known.
+        limits: the limits of these entries.
+        expected: JAX's derivatives of the program at the point.
         tolerance: what rounding may explain.
         settled: where JAX's derivatives at the point and beside it are finite, so that limits
             matter only where they are not.
     """
+    left, right, bar = limits.left, limits.right, limits.bar
     with np.errstate(all="ignore"):
         low, high = np.fmin(left, right), np.fmax(left, right)
         both = ~np.isnan(left) & ~np.isnan(right)
@@ -307,7 +322,9 @@ def by_limits(
         right_here = between | (alone & np.isfinite(values))
         # a one-sided limit where the function ends is its derivative there
         known = infinite | (both & ~settled) | (~np.isnan(low) & ~settled)
-        looked = first.wrong & known
+        # √(x + 1e-20) is steep at 0, not singular: its quotients are on their way to a number
+        steep = infinite & np.isfinite(expected) & (np.abs(expected) >= 0.5 * limits.reached)
+        looked = first.wrong & known & ~steep
         gap = np.maximum(0.0, np.maximum(low - values, values - high))
         nearest = np.clip(values, low, high)
     accepted = looked & right_here
@@ -324,16 +341,16 @@ def by_limits(
     )
 
 
-def disproved(
-    values: Array, left: Array, right: Array, bar: Array, tolerance: Array
-) -> tuple[NDArray[np.bool_], Array]:
+def disproved(values: Array, limits: Limits, tolerance: Array) -> tuple[NDArray[np.bool_], Array]:
     """Which values lie outside what finite difference quotients leave, beyond any doubt.
 
     Returns:
         Which, and the nearest value that the quotients allow.
     """
+    bar = limits.bar
     with np.errstate(all="ignore"):
-        low, high = np.minimum(left, right), np.maximum(left, right)
+        low = np.minimum(limits.left, limits.right)
+        high = np.maximum(limits.left, limits.right)
         finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(values)
         size = np.maximum(np.maximum(np.abs(low), np.abs(high)), np.abs(values))
         gap = np.maximum(low - values, values - high)

@@ -83,6 +83,11 @@ class Oracle:
         return _of_selected(self.call.with_values(self.wide))
 
     @cached_property
+    def compiled(self) -> Callable[..., Any]:
+        """The same, compiled."""
+        return jax.jit(self.plain)
+
+    @cached_property
     def narrow_plain(self) -> Callable[..., Any]:
         """The same, what is held being in its own precision."""
         return _of_selected(self.call)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import check_vjp, program
-from jacobians.compare import Compared, Entries, Sides, _jumps
+from jacobians.compare import Compared, Entries, Sides, leaps
 from jacobians.implied import _coarsest
 from jacobians.oracle import NUDGE
 from jacobians.terms import DOUBLE, Terms
@@ -173,6 +173,8 @@ def _wrong(scaled: Scaled, given: list[Any], expected: np.ndarray, rule: np.ndar
         how="forward mode",
         wide=given[:1],
         plain=lambda y: (scaled(y, *given[1:]),),
+        compiled=lambda y: (scaled(y, *given[1:]),),
+        notes=[],
         noise=lambda number, columns, eps, tiny: scaled.terms.noise(0, columns, eps, tiny),
     )
 
@@ -186,10 +188,12 @@ def _wrong(scaled: Scaled, given: list[Any], expected: np.ndarray, rule: np.ndar
     share *= generator.choice([-1, 1], given[0].shape)
     beside = [np.asarray(scaled.jacobian(given[0] * (1 + x), *given[1:])) for x in (share, -share)]
     no = np.zeros(m * n, bool)
+    sizes = [np.abs(np.asarray(v)).ravel() for v in (scaled(*given), given[0])]
+    units = sizes[0][place_rows] / sizes[1][place_columns]
     entries = Entries(
         0, 0, 0, m * n, ~no, place_rows, place_columns, expected.ravel().copy(), None,
-        np.any([_jumps(expected.ravel(), b.ravel()) for b in beside], axis=0),
-        rule.ravel(), rule.ravel(), scaled.eps, scaled.eps, np.zeros(m * n), no, no, None,
+        np.max([leaps(expected.ravel(), b.ravel()) for b in beside], axis=0),
+        rule.ravel(), rule.ravel(), scaled.eps, scaled.eps, units, no, no, None,
     )  # fmt: skip
     (result,) = verdicts(Compared((entries,), sides, True, DOUBLE), truth, None, None)
     return np.asarray(result.wrong.reshape(m, n))

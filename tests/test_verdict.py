@@ -365,6 +365,18 @@ def test_infinite_sides_and_points_without_a_finite_derivative(name):
     )  # fmt: skip
 
 
+def test_a_steep_place_is_neither_singular_nor_a_kink():
+    def f(x):
+        return jnp.stack([jnp.sqrt(x[0] + 1e-20), x[1] * jnp.exp(-((1e12 * x[1]) ** 2))])
+
+    with jax.enable_x64(True):
+        x = jnp.zeros(2)
+        right = jnp.array([5e9, 1.0])
+        assert check_vjp(f, x, vjp=lambda c, x: (c * right,))
+        check = check_vjp(f, x, vjp=lambda c, x: (1.01 * c * right,))
+    assert (check.blocks[0].wrong, check.blocks[0].singular) == (2, 0)
+
+
 def test_a_convention_is_said():
     check = check_vjp(jnp.sqrt, np.float32(0), vjp=lambda c, x: (0 * c,))
     assert check
