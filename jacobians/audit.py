@@ -226,7 +226,8 @@ def audit(
 
     Raises:
         ArgumentError: an argument is only a shape, `f` cannot be called with the arguments,
-            `limit` is less than 1, or `expect` names a rule that is not called.
+            `limit` is less than 1, `diagnose` is no time, or `expect` names a rule that is not
+            called.
         Exception: whatever `f` raises.
     """
     if not is_integer(limit) or limit < 1:
@@ -356,6 +357,12 @@ def _audit_rule(
             f"it converts to a type with a rounding of {first.eps:.2g}; it was evaluated in "
             "float64 without these conversions, and differences of up to 16 roundings are put "
             "down to numbers that the program writes in that type"
+        )
+    singular = sum(block.singular for call in checked for block in call.check.blocks)
+    if singular:
+        notes.append(
+            f"{singular} {'entry is' if singular == 1 else 'entries are'} singular here: the "
+            "function has no finite derivative, and the number that the rule gives is a convention"
         )
     verdict = _verdict(checked, failure, declared)
     return _rule_audit(sites, len(probes), checked, verdict, declared, notes)
