@@ -354,6 +354,25 @@ def test_copies_of_one_array_count_together():
     assert rule.verdict == "wrong"
 
 
+def test_a_result_that_another_rule_only_hands_on_unused_does_not_count():
+    """As where a library's rule for raising errors is given a whole solution, state and all."""
+    checked = jax.custom_jvp(lambda x, state: (x + 0.0, state * 1.0))
+
+    @checked.defjvp
+    def _(primals, tangents):
+        return checked(*primals), tangents
+
+    solve = jax.custom_vjp(lambda x: (jnp.sin(x), x**2))
+    solve.defvjp(lambda x: (solve(x), x), lambda x, c: (jnp.cos(x) * c[0],))
+    straight = jax.custom_vjp(lambda x: jnp.round(x))
+    straight.defvjp(lambda x: (jnp.round(x), None), lambda _, c: (c,))
+    assert audit(lambda x: checked(*solve(x))[0], X)
+    assert not audit(lambda x: sum(checked(*solve(x))), X)
+    # a cotangent passes through a rule whose function has no derivative
+    found = audit(lambda x: straight(vjp_of(1.5)(x)), X)
+    assert [rule.verdict for rule in found.rules] == ["wrong", "wrong"]
+
+
 BAD = {
     "raises": (jnp.sin, lambda x, c: (jnp.ones(7) @ c,)),
     "NaN": (jnp.sin, lambda x, c: (c * jnp.nan,)),
