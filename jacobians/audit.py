@@ -294,7 +294,7 @@ def _audit_rule(
     active = [site for site in sites if site.kept]
     notes = _idle_notes(sites)
     if not active:
-        return _rule_audit(sites, 0, (), (IDLE, _idle_reason(sites[0])), declared, ())
+        return _rule_audit(sites, 0, (), (IDLE, IDLE_REASON), declared, ())
     for site in active:
         if site in refused:
             return _rule_audit(sites, 0, (), (WRONG, refused[site]), declared, notes)
@@ -390,13 +390,12 @@ def _rule_audit(
     )  # fmt: skip
 
 
-def _idle_reason(site: Site) -> str:
-    """Why a rule that is called is never differentiated."""
-    return (
-        "the function calls it but never differentiates it: nothing that it is differentiated by "
-        "reaches the rule, or no result of the rule passes a cotangent back; to have it checked, "
-        "make what it is called with an argument, or give it to check_vjp by itself"
-    )
+# why a rule that is called is never differentiated
+IDLE_REASON = (
+    "the function calls it but never differentiates it: nothing that it is differentiated by "
+    "reaches the rule, or no result of the rule passes a cotangent back; to have it checked, make "
+    "what it is called with an argument, or give it to check_vjp by itself"
+)
 
 
 def _idle_notes(sites: Sequence[Site]) -> list[str]:
