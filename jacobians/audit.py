@@ -226,7 +226,8 @@ def audit(
 
     Raises:
         ArgumentError: an argument is only a shape, `f` cannot be called with the arguments,
-            `limit` is less than 1, or `expect` names a rule that is not called.
+            `limit` is less than 1, `diagnose` is no time, or `expect` names a rule that is not
+            called.
         Exception: whatever `f` raises.
     """
     if not is_integer(limit) or limit < 1:
@@ -293,7 +294,7 @@ def _audit_rule(
     active = [site for site in sites if site.kept]
     notes = _idle_notes(sites)
     if not active:
-        return _rule_audit(sites, 0, (), (IDLE, _idle_reason(sites[0])), declared, ())
+        return _rule_audit(sites, 0, (), (IDLE, IDLE_REASON), declared, ())
     for site in active:
         if site in refused:
             return _rule_audit(sites, 0, (), (WRONG, refused[site]), declared, notes)
@@ -357,6 +358,12 @@ def _audit_rule(
             "float64 without these conversions, and differences of up to 16 roundings are put "
             "down to numbers that the program writes in that type"
         )
+    singular = sum(block.singular for call in checked for block in call.check.blocks)
+    if singular:
+        notes.append(
+            f"{singular} {'entry is' if singular == 1 else 'entries are'} singular here: the "
+            "function has no finite derivative, and the number that the rule gives is a convention"
+        )
     verdict = _verdict(checked, failure, declared)
     return _rule_audit(sites, len(probes), checked, verdict, declared, notes)
 
@@ -383,13 +390,12 @@ def _rule_audit(
     )  # fmt: skip
 
 
-def _idle_reason(site: Site) -> str:
-    """Why a rule that is called is never differentiated."""
-    return (
-        "the function calls it but never differentiates it: nothing that it is differentiated by "
-        "reaches the rule, or no result of the rule passes a cotangent back; to have it checked, "
-        "make what it is called with an argument, or give it to check_vjp by itself"
-    )
+# why a rule that is called is never differentiated
+IDLE_REASON = (
+    "the function calls it but never differentiates it: nothing that it is differentiated by "
+    "reaches the rule, or no result of the rule passes a cotangent back; to have it checked, make "
+    "what it is called with an argument, or give it to check_vjp by itself"
+)
 
 
 def _idle_notes(sites: Sequence[Site]) -> list[str]:

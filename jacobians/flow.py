@@ -4,8 +4,9 @@ Two passes over the equations, both without numbers. Forward: from which inputs 
 in a differentiable way. Backward: whether an output can pass a cotangent back to it. A custom rule
 matters only where both hold: one of integers, or whose result nobody uses, is never differentiated.
 
-Both err on the side of yes: a rule returns what it likes, so that every result of one moves with
-every operand, and a cotangent of any result reaches every operand.
+Both err on the side of yes. A rule returns what it likes, also where its function has no derivative
+(a straight-through estimator): a result of one moves with every operand that its value depends on,
+in whatever way, and passes its cotangent back to these.
 
     >>> flow = Flow()
     >>> roles = flow.roles(program, [source(0), source(1)])
@@ -89,14 +90,14 @@ class Flow:
         return CONSTANT if program.is_literal(atom) else roles[atom]
 
     def scan_roles(
-        self, equation: Equation, operands: Sequence[int]
+        self, equation: Equation, operands: Sequence[int], by_value: bool = False
     ) -> tuple[list[int], list[int]]:
         """The roles of the inputs of a scan's body, whichever step it is, and of its results."""
         parts = program.scan_parts(equation)
         count = parts.constants + parts.carries
         given = list(operands)
         while True:
-            results = self._forward(parts.body, given)[1]
+            results = self._forward(parts.body, given, by_value)[1]
             joined = [a | b for a, b in zip(given[parts.constants :], results, strict=False)]
             joined = joined[: parts.carries]
             if joined == given[parts.constants : count]:
@@ -104,103 +105,119 @@ class Flow:
             given[parts.constants : count] = joined
 
     def while_roles(
-        self, equation: Equation, operands: Sequence[int]
+        self, equation: Equation, operands: Sequence[int], by_value: bool = False
     ) -> tuple[list[int], list[int]]:
         """The roles of the inputs of a loop's body, whichever turn it is, and of its results."""
         _, condition_count, body, body_count = program.while_parts(equation)
         given = list(operands[condition_count:])
         while True:
-            results = self._forward(body, given)[1]
+            results = self._forward(body, given, by_value)[1]
+            if by_value:
+                # how many turns it takes is part of the value
+                asked = [*operands[:condition_count], *given[body_count:]]
+                results = [reduce(or_, asked, role) for role in results]
             joined = [a | b for a, b in zip(given[body_count:], results, strict=True)]
             if joined == given[body_count:]:
                 return given, joined
             given[body_count:] = joined
 
-    def scan_uses(self, equation: Equation, results: Sequence[int]) -> tuple[list[int], list[int]]:
+    def scan_uses(
+        self, equation: Equation, results: Sequence[int], by_value: bool = False
+    ) -> tuple[list[int], list[int]]:
         """What becomes of the outputs of a scan's body, and of its operands."""
         parts = program.scan_parts(equation)
         carries = slice(parts.constants, parts.constants + parts.carries)
         given = list(results)
         while True:
-            before = self._backward(parts.body, given)[1]
+            before = self._backward(parts.body, given, by_value)[1]
             joined = [max(pair) for pair in zip(given, before[carries], strict=False)]
             if joined == given[: parts.carries]:
                 return given, [*before[: carries.start], *joined, *before[carries.stop :]]
             given[: parts.carries] = joined
 
-    def while_uses(self, equation: Equation, results: Sequence[int]) -> tuple[list[int], list[int]]:
+    def while_uses(
+        self, equation: Equation, results: Sequence[int], by_value: bool = False
+    ) -> tuple[list[int], list[int]]:
         """What becomes of the outputs of a loop's body, and of its operands."""
         condition, condition_count, body, body_count = program.while_parts(equation)
-        asked = self._backward(condition, [USED])[1]
+        asked = self._backward(condition, [max(results) if by_value else USED], by_value)[1]
         given = [max(pair) for pair in zip(results, asked[condition_count:], strict=True)]
         while True:
-            before = self._backward(body, given)[1]
+            before = self._backward(body, given, by_value)[1]
             joined = [max(pair) for pair in zip(given, before[body_count:], strict=True)]
             if joined == given:
                 return given, [*asked[:condition_count], *before[:body_count], *given]
             given = joined
 
-    def _forward(self, inner: Program, given: Sequence[int]) -> tuple[Roles, list[int]]:
-        key = _key(inner, given)
+    def _forward(
+        self, inner: Program, given: Sequence[int], by_value: bool = False
+    ) -> tuple[Roles, list[int]]:
+        """Roles of all variables and of the outputs; `by_value`: dependence of whatever kind."""
+        key = _key(inner, given, by_value)
         if key is None or key not in self._roles:
             roles: Roles = {v: self.array if is_float(v) else CONSTANT for v, _ in inner.constants}
             for variable, role in zip(inner.inputs, given, strict=True):
-                roles[variable] = role if is_float(variable) else CONSTANT
+                roles[variable] = role if by_value or is_float(variable) else CONSTANT
             for equation in inner.equations:
                 operands = [self.role(atom, roles) for atom in equation.invars]
-                for variable, role in zip(
-                    equation.outvars, self._after(equation, operands), strict=True
-                ):
-                    roles[variable] = role if is_float(variable) else CONSTANT
+                results = self._after(equation, operands, by_value)
+                for variable, role in zip(equation.outvars, results, strict=True):
+                    roles[variable] = role if by_value or is_float(variable) else CONSTANT
             found = roles, [self.role(atom, roles) for atom in inner.outputs]
             if key is None:
                 return found
             self._roles[key] = (inner, *found)
         return self._roles[key][1:]
 
-    def _after(self, equation: Equation, operands: Sequence[int]) -> list[int]:
+    def _after(self, equation: Equation, operands: Sequence[int], by_value: bool) -> list[int]:
         """The roles of an equation's results."""
         name, called = equation.primitive.name, program.called_program(equation)
-        if name in WITHOUT_DERIVATIVE:
+        if name in WITHOUT_DERIVATIVE and not by_value:
             # what is made of a number is a number, and a stopped gradient stops
             stopped = name == "stop_gradient" or not any(operands)
             return [CONSTANT if stopped else HELD for _ in equation.outvars]
-        if called is not None and not program.is_custom_rule(equation):
-            return self._forward(called, operands)[1]
+        if called is not None:
+            return self._forward(called, operands, by_value or program.is_custom_rule(equation))[1]
         if name == "cond":
-            branches = [self._forward(p, operands[1:])[1] for p in program.branches(equation)]
-            return [reduce(or_, roles) for roles in zip(*branches, strict=True)]
+            inside = [
+                self._forward(p, operands[1:], by_value)[1] for p in program.branches(equation)
+            ]
+            chooses = operands[0] if by_value else CONSTANT
+            return [reduce(or_, roles, chooses) for roles in zip(*inside, strict=True)]
         if name == "scan":
-            return self.scan_roles(equation, operands)[1]
+            return self.scan_roles(equation, operands, by_value)[1]
         if name == "while":
-            return self.while_roles(equation, operands)[1]
+            return self.while_roles(equation, operands, by_value)[1]
         # an array is more than a number: a model may make its own weights
         made = any(program.shape_of(v) for v in equation.outvars)
         role = reduce(or_, operands, self.array if made else CONSTANT)
         return [role] * len(equation.outvars)
 
-    def _backward(self, inner: Program, given: Sequence[int]) -> tuple[Uses, list[int]]:
-        key = _key(inner, given)
+    def _backward(
+        self, inner: Program, given: Sequence[int], by_value: bool = False
+    ) -> tuple[Uses, list[int]]:
+        """What becomes of all variables and of the inputs; `by_value` as in `_forward`."""
+        key = _key(inner, given, by_value)
         if key is None or key not in self._uses:
             uses: Uses = {}
 
             def use(atoms: Sequence[Any], after: Sequence[int]) -> None:
                 for atom, level in zip(atoms, after, strict=True):
                     if not program.is_literal(atom):
-                        level = level if is_float(atom) else min(level, USED)
+                        level = level if by_value or is_float(atom) else min(level, USED)
                         uses[atom] = max(uses.get(atom, UNUSED), level)
 
             use(inner.outputs, given)
             for equation in reversed(inner.equations):
                 results = [uses.get(v, UNUSED) for v in equation.outvars]
-                use(equation.invars, self._before(equation, results))
+                use(equation.invars, self._before(equation, results, by_value))
             found = uses, [uses.get(v, UNUSED) for v in inner.inputs]
             if key is None:
                 return found
             self._uses[key] = (inner, *found)
         return self._uses[key][1:]
 
-    def _before(self, equation: Equation, results: Sequence[int]) -> list[int]:
+    def _before(self, equation: Equation, results: Sequence[int], by_value: bool) -> list[int]:
         """What becomes of an equation's operands, for what becomes of its results."""
         most = max(results, default=UNUSED)
         if getattr(equation, "effects", None):
@@ -209,21 +226,23 @@ class Flow:
         name, called = equation.primitive.name, program.called_program(equation)
         if most == UNUSED:
             return everything
-        if name in WITHOUT_DERIVATIVE:
+        if name in WITHOUT_DERIVATIVE and not by_value:
             return [USED] * len(equation.invars)
-        if program.is_custom_rule(equation):
+        if called is not None and program.is_custom_rule(equation) and not by_value:
             # what a rule closes over gets no cotangent
+            levels = self._backward(called, results, by_value=True)[1]
             held = program.rule_constants(equation)
-            return [min(most, USED)] * held + everything[held:]
+            return [min(level, USED) for level in levels[:held]] + levels[held:]
         if called is not None:
-            return self._backward(called, results)[1]
+            return self._backward(called, results, by_value)[1]
         if name == "cond":
-            branches = [self._backward(p, results)[1] for p in program.branches(equation)]
-            return [USED, *(max(levels) for levels in zip(*branches, strict=True))]
+            inside = [self._backward(p, results, by_value)[1] for p in program.branches(equation)]
+            chooses = most if by_value else USED
+            return [chooses, *(max(levels) for levels in zip(*inside, strict=True))]
         if name == "scan":
-            return self.scan_uses(equation, results)[1]
+            return self.scan_uses(equation, results, by_value)[1]
         if name == "while":
-            return self.while_uses(equation, results)[1]
+            return self.while_uses(equation, results, by_value)[1]
         return everything
 
 
@@ -233,7 +252,7 @@ def is_float(atom: Any) -> bool:
     return dtype is not None and bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
-def _key(inner: Program, given: Sequence[int]) -> Any:
+def _key(inner: Program, given: Sequence[int], by_value: bool) -> Any:
     """What a program and what is given for it are known by, as long as the program is kept.
 
     None for a program without equations. JAX shares equations between programs that differ in
@@ -242,4 +261,4 @@ def _key(inner: Program, given: Sequence[int]) -> Any:
     if not inner.equations:
         return None
     ends = tuple(map(id, (*inner.inputs, *inner.outputs)))
-    return id(inner.equations[0]), len(inner.equations), ends, tuple(given)
+    return id(inner.equations[0]), len(inner.equations), ends, tuple(given), by_value

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jacobians import ArgumentError, audit, check_vjp
+import jacobians
+from jacobians import ArgumentError
+
+# a verdict does not need to know what the mistake is, which takes most of the time
+audit = functools.partial(jacobians.audit, diagnose=False)
+check_vjp = functools.partial(jacobians.check_vjp, diagnose=False)
 
 X = jnp.array([0.5, 1.25])
 W = jnp.array([[2.0, -1.0], [0.5, 3.0]])
@@ -223,12 +228,6 @@ WAYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def without_diagnosis(monkeypatch):
-    """A verdict does not need to know what the mistake is, which takes most of the time."""
-    monkeypatch.setattr("jacobians.check.diagnose", lambda *given, **options: ())
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_making_a_rule_is_audited(way):
     for factor, verdict in ((1.0, "right"), (1.5, "wrong")):
@@ -353,6 +352,25 @@ def test_copies_of_one_array_count_together():
     assert "moved together" in " ".join(rule.notes)
     (rule,) = audit(root, X + 1, X + 1).rules
     assert rule.verdict == "wrong"
+
+
+def test_a_result_that_another_rule_only_hands_on_unused_does_not_count():
+    """As where a library's rule for raising errors is given a whole solution, state and all."""
+    checked = jax.custom_jvp(lambda x, state: (x + 0.0, state * 1.0))
+
+    @checked.defjvp
+    def _(primals, tangents):
+        return checked(*primals), tangents
+
+    solve = jax.custom_vjp(lambda x: (jnp.sin(x), x**2))
+    solve.defvjp(lambda x: (solve(x), x), lambda x, c: (jnp.cos(x) * c[0],))
+    straight = jax.custom_vjp(lambda x: jnp.round(x))
+    straight.defvjp(lambda x: (jnp.round(x), None), lambda _, c: (c,))
+    assert audit(lambda x: checked(*solve(x))[0], X)
+    assert not audit(lambda x: sum(checked(*solve(x))), X)
+    # a cotangent passes through a rule whose function has no derivative
+    found = audit(lambda x: straight(vjp_of(1.5)(x)), X)
+    assert [rule.verdict for rule in found.rules] == ["wrong", "wrong"]
 
 
 BAD = {
