@@ -90,11 +90,12 @@ def diagnose(
                 plain[case.leaf] = search.thorough(replace(case, budget=share))
         for case in unclear:
             found += plain[case.leaf]
-    if search.stopped:
-        named = search.stopped if len(search.stopped) < len(unclear) else []
+    # where nothing was found, the diagnosis itself says so
+    partly = [c.name for c in unclear if c.name in search.stopped and plain[c.leaf][0].fit > 0]
+    if partly:
         notes.append(
-            f"search stopped after {_seconds(budget)}, with what was found so far"
-            f"{' for ' + ', '.join(named) if named else ''}: {_longer(budget)}"
+            f"search stopped after {_seconds(budget)} with what was found so far for the cotangent "
+            f"of {', '.join(partly)}: {_longer(budget)}"
         )
     return tuple(_merged(found))
 
