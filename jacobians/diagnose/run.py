@@ -278,8 +278,8 @@ def _count(case: Case) -> str:
 def _not_yet(case: Case, budget: Budget) -> Diagnosis:
     return Diagnosis(
         "unknown",
-        f"search stopped after {_seconds(budget)}, before anything was found that explains the "
-        f"cotangent of {case.name} ({_longer(budget)}): {_count(case)}",
+        f"nothing that explains the cotangent of {case.name} was found before the search stopped "
+        f"after {_seconds(budget)} ({_longer(budget)}): {_count(case)}",
         0.0, (case.name,),
     )  # fmt: skip
 
