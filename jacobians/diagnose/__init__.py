@@ -1,7 +1,10 @@
 """What is wrong with a hand-written derivative, most likely.
 
 Hypotheses are tested numerically on the wrong cotangent of each input, and reported only when they
-leave nothing of the discrepancy unexplained; how much they explain is their `fit`.
+leave nothing of the discrepancy unexplained; how much they explain is their `fit`. Where the wrong
+entries are few numbers, a hypothesis has to hold at other points too, or ranks last. The search has
+a budget of CPU time, `diagnose=` of `check_vjp` and `audit`: what is plain is looked for first, and
+where the time is over the report says "search stopped" and what was found so far.
 
 | kind | the mistake |
 |---|---|

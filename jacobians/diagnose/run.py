@@ -90,11 +90,12 @@ def diagnose(
                 plain[case.leaf] = search.thorough(replace(case, budget=share))
         for case in unclear:
             found += plain[case.leaf]
-    if search.stopped:
-        named = search.stopped if len(search.stopped) < len(unclear) else []
+    # where nothing was found, the diagnosis itself says so
+    partly = [c.name for c in unclear if c.name in search.stopped and plain[c.leaf][0].fit > 0]
+    if partly:
         notes.append(
-            f"search stopped after {_seconds(budget)}, with what was found so far"
-            f"{' for ' + ', '.join(named) if named else ''}: {_longer(budget)}"
+            f"search stopped after {_seconds(budget)} with what was found so far for the cotangent "
+            f"of {', '.join(partly)}: {_longer(budget)}"
         )
     return tuple(_merged(found))
 
@@ -277,8 +278,8 @@ def _count(case: Case) -> str:
 def _not_yet(case: Case, budget: Budget) -> Diagnosis:
     return Diagnosis(
         "unknown",
-        f"search stopped after {_seconds(budget)}, before anything was found that explains the "
-        f"cotangent of {case.name} ({_longer(budget)}): {_count(case)}",
+        f"nothing that explains the cotangent of {case.name} was found before the search stopped "
+        f"after {_seconds(budget)} ({_longer(budget)}): {_count(case)}",
         0.0, (case.name,),
     )  # fmt: skip
 
