@@ -762,6 +762,15 @@ def test_what_looks_at_values_may_be_differentiated_once_more_as_jax_does():
     same(total(jacobian(f, format="dense")), total(jax.jacobian(f)), 1e-4)
 
 
+def test_an_index_table_of_any_size_keeps_the_jacobian_sparse():
+    table = np.random.default_rng(0).integers(0, 50_000, (50_000, 3))
+    x = values(50_000)
+    gathered = jacobians.plan(lambda x: jnp.tanh(x[table]).sum(1), x)
+    assert 140_000 < gathered.blocks[0].nnz <= 150_000
+    scattered = jacobians.plan(lambda x: jnp.zeros(50_000).at[table[:, 0]].add(x * x), x)
+    assert scattered.blocks[0].nnz == 50_000
+
+
 def test_of_large_arguments_too_values_may_be_looked_at():
     from jacobians.derive.tape import MAX_KNOWN
 

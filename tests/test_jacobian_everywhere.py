@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
 
 from jacobians import jacobian
 from jacobians.arguments import bind
 from jacobians.specs import load_function, parse_spec
+from tests.choices import Drawn
 from tests.derive.functions import TABLE as FUNCTIONS
 from tests.derive.programs import programs
+from tests.fuzz_forms import some_form, wrong
 from tests.test_explain import TABLE as EXPLAINED
 
 FORMATS = ("bcoo", "dense", "scipy", "blocks", "operator")
@@ -194,3 +197,11 @@ def test_random_programs(program):
 @given(program=programs(steps=8))
 def test_random_programs_long(part, program):
     random_program(program)
+
+
+@settings(max_examples=3, suppress_health_check=list(HealthCheck), deadline=None, derandomize=True)
+@given(data=st.data())
+def test_random_forms(data):
+    form = some_form(Drawn(data.draw), 3)
+    note(form.text())
+    assert not wrong(form, 0)

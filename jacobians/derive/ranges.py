@@ -73,8 +73,12 @@ def range_of(tape: Tape, number: int) -> Range | None:
 
 
 def integer_bounds(tape: Tape, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """The least and greatest entries of an integer value, clipped to what 64 bits hold safely."""
-    found = range_of(tape, number)
+    """The least and greatest entries of an integer value, clipped to what 64 bits hold safely.
+
+    Those of a known array are itself, however large: index tables are what sparsity is made of.
+    """
+    known = tape.certain(number)
+    found = _of_array(known) if known is not None else range_of(tape, number)
     if found is None or found.nan:
         return None
     shape = tape.values[number].shape
@@ -112,7 +116,9 @@ def _range(tape: Tape, number: int, depth: int) -> Range | None:
         most = np.float64(jnp.finfo(value.dtype).max)
         found = Range(np.asarray(-most), np.asarray(most))
     elif value.source == "result" and value.node is not None:
-        found = _of_operation(tape, value.node, number, depth + 1)
+        # a bound beyond the largest number is infinite, as it should be
+        with np.errstate(all="ignore"):
+            found = _of_operation(tape, value.node, number, depth + 1)
     result = whole if found is None else _fitting(found, value.dtype, whole)
     result = _small(result)
     tape.ranges[number] = result
