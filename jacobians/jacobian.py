@@ -52,10 +52,10 @@ def jacobian(
 ) -> Callable[..., Any]:
     """The Jacobian of a function, sparse and without building what is zero.
 
-    The numbers are those of `jax.jacobian`, custom derivative rules included, and where no structure
-    can be used every entry is computed as `jax.jacobian` does: of a custom rule that is not linear,
-    behind a look at the argument's values, or where entries are too many to list; a note of
-    `jacobians.plan` names the cause. Integer and boolean
+    The numbers are those of `jax.jacobian`, custom derivative rules included, and where no
+    structure can be used every entry is computed as `jax.jacobian` does: of a custom rule that is
+    not linear, behind a look at the argument's values, or where entries are too many to list; a
+    note of `jacobians.plan` names the cause. Integer and boolean
     arguments that have values count as part of the function, since index tables are what sparsity
     is made of; under `jax.jit` they are unknown, and the pattern holds for all of them.
 
