@@ -441,11 +441,11 @@ class Entries:
                     )
                     beside = samples.derivatives[self.place][0][:, row]
                     with np.errstate(invalid="ignore"):
-                        slack = tolerance[mine] + 1e-3 * np.abs(nearest)
-                        wrong &= np.isfinite(beside).all(axis=0) & (
-                            (actual[mine] < beside.min(axis=0) - slack)
-                            | (actual[mine] > beside.max(axis=0) + slack)
-                        )
+                        low, high = beside.min(axis=0), beside.max(axis=0)
+                        size = np.maximum(np.abs(low), np.abs(high))
+                        size = np.maximum(size, np.abs(actual[mine]))
+                        gap = np.maximum(low - actual[mine], actual[mine] - high)
+                        wrong &= np.isfinite(size) & (gap > tolerance[mine] + 1e-2 * size)
                 found.wrong[mine] = wrong
                 found.distance[mine] = np.where(
                     wrong, np.abs(actual[mine] - nearest), found.distance[mine]
