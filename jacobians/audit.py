@@ -87,7 +87,7 @@ class RuleAudit:
         checked: the calls compared entry by entry.
         verdict: 'right', 'right (kinks)', 'wrong', 'differs as declared', 'not checked', or 'not
             differentiated here' for a rule that the function calls but never differentiates.
-        diagnosis: what the mistake is, or why it was not checked; None for a right rule.
+        diagnosis: what the mistake is, or why it was not checked; empty for a right rule.
         declared: the reason that the caller gave for its being different, or None.
         notes: sentences about what was compared.
     """
@@ -104,7 +104,7 @@ class RuleAudit:
     probed: int
     checked: tuple[CheckedCall, ...]
     verdict: str
-    diagnosis: str | None
+    diagnosis: str
     declared: str | None
     notes: tuple[str, ...]
 
@@ -243,8 +243,7 @@ def audit(
         if own and not library and site.definition.name not in declared:
             others[site.definition.name] = others.get(site.definition.name, 0) + site.seen
         else:
-            batched = program.is_batched_rule(site.equation)
-            key = site.definition, site.kind, site.types, site.closed_over, batched
+            key = site.definition, site.kind, site.types, site.closed_over, site.batched
             groups.setdefault(key, []).append(site)
     names = sorted({site.definition.name for sites in groups.values() for site in sites})
     for name in declared:
@@ -266,11 +265,37 @@ def audit(
         )
         for sites in (listed if progress is None else progress(listed))
     ]
+    rules = _not_reached(listed, rules)
     for name, of_jax in dict.fromkeys(found.unreached):
         if library or not of_jax:
             rules.append(_unreached(name, of_jax))
     rules += [_applied(rule) for rule in found.applied]
     return Audit(found.name, tuple(rules), tuple(others.items()), found.notes)
+
+
+def _not_reached(listed: Sequence[Sequence[Site]], rules: Sequence[RuleAudit]) -> list[RuleAudit]:
+    """The verdicts, where wrong rules of JAX inside right ones are not differentiated.
+
+    A rule stands in the place of everything that its function calls: `xlogy` has no derivative at
+    0 that JAX's rule could give, and `entr`, which calls it, has a rule of its own that is right.
+    """
+    verdicts = {site: rule for sites, rule in zip(listed, rules, strict=True) for site in sites}
+    found = []
+    for sites, rule in zip(listed, rules, strict=True):
+        around = {outer for site in sites for outer in site.within}
+        outer_rules = [verdicts[site] for site in around if site in verdicts]
+        covered = len(outer_rules) == len(around) and all(
+            outer.verdict in (RIGHT, KINKS) for outer in outer_rules
+        )
+        if rule.library and rule.verdict == WRONG and covered:
+            names = ", ".join(sorted({outer.name for outer in outer_rules}))
+            why = (
+                f"it is called inside {names} only, whose own rule takes its place and is right "
+                f"here; by itself it is wrong at these values: {rule.diagnosis}"
+            )
+            rule = replace(rule, verdict=IDLE, diagnosis=why)
+        found.append(rule)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,14 +397,14 @@ def _rule_audit(
     sites: Sequence[Site],
     probed: int,
     checked: Sequence[CheckedCall],
-    verdict: tuple[str, str | None],
+    verdict: tuple[str, str],
     declared: str | None,
     notes: Sequence[str],
 ) -> RuleAudit:
     """What was found, with what the places of the program say about the rule."""
     first = sites[0]
     definition = first.definition
-    batched = program.is_batched_rule(first.equation)
+    batched = first.batched
     if batched:
         notes = [*notes, "called under vmap: the batched call was checked, batch axes and all"]
     return RuleAudit(
@@ -506,8 +531,8 @@ def _complex_operands(sites: Sequence[Site]) -> str | None:
 
 def _verdict(
     checked: Sequence[CheckedCall], failure: str | None, declared: str | None
-) -> tuple[str, str | None]:
-    """The verdict and the diagnosis of a rule."""
+) -> tuple[str, str]:
+    """The verdict and the diagnosis of a rule, empty where it is right."""
     failing = next((call for call in checked if not call), None)
     if failing is not None:
         return WRONG, diagnosis_of(failing)
@@ -516,7 +541,7 @@ def _verdict(
     if any(call.check.verdict == DECLARED for call in checked):
         return DECLARED, f"differs as declared: {declared}"
     kinks = any(block.kinks for call in checked for block in call.check.blocks)
-    return (KINKS if kinks else RIGHT), None
+    return (KINKS if kinks else RIGHT), ""
 
 
 def diagnosis_of(call: CheckedCall) -> str:

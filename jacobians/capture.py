@@ -70,6 +70,8 @@ class Site:
         unseen: whether it is in a loop of which not every step was looked at.
         kept: differentiated calls with their values, evenly spread when there were many.
         copies: operands that were one array with an earlier operand in every call, and that one.
+        within: the rules whose functions call it, None for calls by the function itself.
+        batched: whether a call of it was seen by `jax.vmap`.
     """
 
     equation: Equation
@@ -81,6 +83,8 @@ class Site:
     unseen: bool = False
     kept: list[RuleCall] = field(default_factory=list)
     copies: dict[int, int] | None = None
+    within: "set[Site | None]" = field(default_factory=set)
+    batched: bool = False
     _every: int = 1
 
     @property
@@ -455,6 +459,9 @@ class _Walker:
     notes: list[str] = field(default_factory=list)
     # results of `_holds_rules`, with the equation so that its id stays taken
     known: dict[int, tuple[Equation, bool]] = field(default_factory=dict)
+    # where the walk is: the rule whose function it is in, and whether `jax.vmap` has seen that
+    inside: Site | None = None
+    batched: bool = False
 
     def walk(
         self,
@@ -515,10 +522,28 @@ class _Walker:
         where: str,
     ) -> list[Any]:
         """Evaluates an equation with custom rules in it."""
+        outer = self.inside, self.batched
+        # of what is called inside only the call itself tells
+        self.batched = self.batched or program.is_batched(equation)
+        try:
+            if program.is_custom_rule(equation):
+                self.inside = self._record(equation, wide, values, roles, uses, where)
+            return self._evaluate_inside(equation, wide, values, roles, uses, where)
+        finally:
+            self.inside, self.batched = outer
+
+    def _evaluate_inside(
+        self,
+        equation: Equation,
+        wide: Equation | None,
+        values: list[Any],
+        roles: list[int],
+        uses: list[int],
+        where: str,
+    ) -> list[Any]:
+        """The results of an equation, with the calls of rules in its programs kept."""
         name = equation.primitive.name
         called = program.called_program(equation)
-        if program.is_custom_rule(equation):
-            self._record(equation, wide, values, roles, uses, where)
         if called is not None:
             partner = None if wide is None else program.called_program(wide)
             return self.walk(called, partner, values, roles, uses, where)
@@ -545,8 +570,8 @@ class _Walker:
         roles: list[int],
         uses: list[int],
         where: str,
-    ) -> None:
-        """Keeps a call of a custom rule."""
+    ) -> Site:
+        """Keeps a call of a custom rule; gives the place of the program that it is of."""
         site = self.sites.get(id(equation))
         if site is None:
             site = Site(equation, wide, [CONSTANT] * len(roles), [UNUSED] * len(uses))
@@ -554,7 +579,10 @@ class _Walker:
         if self.flow.array != HELD:
             # of a function of integers the arrays stand for inputs, but not those closed over here
             roles = [min(r, HELD) if k < site.closed_over else r for k, r in enumerate(roles)]
+        site.within.add(self.inside)
+        site.batched = site.batched or self.batched or program.is_batched_rule(equation)
         site.record(values, roles, uses, where)
+        return site
 
     def _scan(
         self,

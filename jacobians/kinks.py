@@ -328,7 +328,8 @@ def by_limits(
         gap = np.maximum(0.0, np.maximum(low - values, values - high))
         nearest = np.clip(values, low, high)
     accepted = looked & right_here
-    apart = both & (infinite | (np.abs(left - right) > 2 * slack)) & ~alone
+    with np.errstate(all="ignore"):
+        apart = both & (infinite | (np.abs(left - right) > 2 * slack)) & ~alone
     rejected = looked & ~right_here & ~np.isnan(low)
     shown = np.where(alone, low, np.where(np.isnan(nearest), low, nearest))
     return Verdicts(

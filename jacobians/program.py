@@ -315,12 +315,24 @@ def is_batched_rule(equation: Equation) -> bool:
     return any("BatchTrace.process_custom" in name for _, _, name in call_stack(equation))
 
 
+def is_batched(equation: Equation) -> bool:
+    """Whether `jax.vmap` has seen an equation, a call or a loop say, and what it calls with it.
+
+    The name stack tells; where JAX keeps none, the answer is no.
+    """
+    return "vmap(" in _name_stack(equation)
+
+
 def is_derivative(equation: Equation) -> bool:
     """Whether an equation was traced while JAX differentiated, inside a `jax.grad` or `jax.jvp`.
 
     The name stack tells; where JAX keeps none, the answer is no.
     """
-    return "jvp(" in str(getattr(getattr(equation, "source_info", None), "name_stack", ""))
+    return "jvp(" in _name_stack(equation)
+
+
+def _name_stack(equation: Equation) -> str:
+    return str(getattr(getattr(equation, "source_info", None), "name_stack", ""))
 
 
 def applied_rule(equation: Equation) -> Definition | None:

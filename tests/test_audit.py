@@ -450,3 +450,34 @@ def test_the_name_is_public():
     assert jacobians.audit is audit
     assert isinstance(transformer_audit(10), jacobians.Audit)
     assert isinstance(transformer_audit(10).rules[0], jacobians.RuleAudit)
+
+
+def test_a_rule_in_a_loop_under_vmap_is_reported_as_batched() -> None:
+    @jax.custom_jvp
+    def wave(x: jax.Array) -> jax.Array:
+        return jnp.sin(x)
+
+    wave.defjvp(lambda p, t: (wave(*p), jnp.cos(p[0]) * t[0]))
+
+    def steps(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda c, _: (wave(c), None), x, None, length=2)[0]
+
+    x = jnp.array([0.5, 1.0])
+    under_vmap = audit(jax.vmap(steps), x, diagnose=False).rules[0]
+    plain = audit(steps, x, diagnose=False).rules[0]
+    assert (under_vmap.batched, plain.batched) == (True, False)
+    assert under_vmap.verdict == plain.verdict == "right"
+    assert plain.diagnosis == ""
+
+
+def test_a_rule_of_jax_inside_a_right_one_is_not_what_is_differentiated() -> None:
+    # the rule of entr is right at 0; that of xlogy, which it calls, has NaN there
+    x = jnp.array([0.0, 0.3])
+    found = audit(jax.scipy.special.entr, x, library=True, diagnose=False)
+    assert bool(found)
+    verdicts = {rule.name: rule for rule in found.rules}
+    assert verdicts["_xlogx"].verdict == "right"
+    assert verdicts["xlogy"].verdict == "not differentiated here"
+    assert "called inside _xlogx only" in verdicts["xlogy"].diagnosis
+    alone = audit(jax.scipy.special.xlogy, x, x, library=True, diagnose=False)
+    assert alone.rules[0].verdict == "wrong"

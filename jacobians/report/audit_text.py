@@ -46,7 +46,7 @@ def audit_text(audit: Audit, style: Style = plain) -> str:
             lines += ["", *_wrong_lines(rule, style)]
         elif rule.verdict in (UNCHECKED, DECLARED, IDLE):
             lines += ["", *_line(f"{rule.name}: {rule.verdict}", rule, style)]
-            lines += _put("why", rule.diagnosis or "", style)
+            lines += _put("why", rule.diagnosis, style)
             if rule.worst is not None:
                 lines += _put("worst", worst_text(rule.worst), style)
     notes = list(audit.notes)
@@ -139,12 +139,12 @@ def _wrong_lines(rule: RuleAudit, style: Style) -> list[str]:
     lines = _line(f"{rule.name} is WRONG", rule, style, "bad")
     failing = rule.failing
     check = None if failing is None else failing.check
-    if check is not None and rule.diagnosis is not None:
+    if check is not None and rule.diagnosis:
         check = replace(check, diagnoses=())  # said above it
     report = [] if check is None else check_text(check).splitlines()[1:]
     told = " ".join(" ".join(report).split())
     # what the report of the check says in the same words is not said twice
-    if rule.diagnosis is not None and rule.diagnosis not in told:
+    if rule.diagnosis and rule.diagnosis not in told:
         lines += _put("diagnosis", rule.diagnosis, style)
     if rule.worst is not None and worst_text(rule.worst) not in told:
         lines += _put("worst", worst_text(rule.worst), style)
@@ -242,7 +242,7 @@ def _rule_dict(rule: RuleAudit) -> dict[str, Any]:
         "probed": rule.probed,
         "verdict": rule.verdict,
         "right": rule.ok,
-        "diagnosis": rule.diagnosis,
+        "diagnosis": rule.diagnosis or None,
         "declared": rule.declared,
         "worst": None if worst is None else worst_dict(worst),
         "checked": [
