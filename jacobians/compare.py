@@ -201,11 +201,23 @@ class Entries:
         made = self._pass(
             self.narrow, self.narrow_eps, _digits(self.narrow_eps),
             self._given(rtol, atol), oracle, sides, first is not None,
+            self._as_drawn(oracle, sides),
         )  # fmt: skip
         made = made.excusing(made.wrong & self.lost)
         if first is None and not oracle.draws:
             return made
         return self._held_to_own(made, first, oracle, sides)
+
+    def _as_drawn(self, oracle: Oracle, sides: "Sides") -> Bools | None:
+        """Which entries are JAX's own where the function draws random numbers, None otherwise."""
+        own = sides.own if self.bar is None and oracle.draws else None
+        if own is None:
+            return None
+        mine = replace(self, expected=own[self.inside])
+        with np.errstate(invalid="ignore"):
+            agree = np.abs(self.narrow - mine.expected) <= mine.tolerance(self.narrow_eps)
+            near = np.abs(self.narrow - self.expected) <= self.tolerance(self.narrow_eps)
+        return np.asarray(agree & ~near)
 
     def _held_to_own(
         self, made: Comparison, first: Comparison | None, oracle: Oracle, sides: "Sides"
@@ -216,6 +228,7 @@ class Entries:
         has found to be at one are not judged again.
         """
         off = made.wrong & np.isfinite(made.actual)
+        known = np.zeros(len(off), bool) if made.by_own is None else made.by_own
         every = sides.own if off.any() and self.bar is None else None
         if every is None:
             return made
@@ -244,7 +257,7 @@ class Entries:
             made,
             wrong=made.wrong & ~held,
             error=np.where(held, 0.0, made.error),
-            by_own=held,
+            by_own=held | known,
         )
 
     def _given(self, rtol: float | None, atol: float | None) -> Array | None:
@@ -282,8 +295,12 @@ class Entries:
         oracle: Oracle,
         sides: "Sides",
         confirmed: bool = False,
+        settled: Bools | None = None,
     ) -> Comparison:
-        """Compares in one precision; `confirmed` says that the formula is known to be right."""
+        """Compares in one precision.
+
+        `confirmed` says that the formula is known to be right, `settled` which entries are right.
+        """
         tolerance = self.tolerance(eps) if given is None else given
         source = "as given by rtol and atol"
         if given is None:
@@ -293,6 +310,8 @@ class Entries:
         with np.errstate(invalid="ignore"):
             error = np.abs(actual - self.expected)
             same = (actual == self.expected) | (error <= tolerance)
+        if settled is not None:
+            same, error = same | settled, np.where(settled, 0.0, error)
         error = np.where(np.isfinite(error), error, np.where(same, 0.0, np.inf))
         no = np.zeros(len(error), bool)
         found = kinks.Verdicts(
@@ -319,6 +338,7 @@ class Entries:
         return Comparison(
             actual, found.wrong, found.kink, found.undefined, found.singular, found.nearest,
             found.distance, tolerance, source, precision,
+            settled if settled is not None and settled.any() else None,
         )  # fmt: skip
 
     def _explained(

@@ -111,15 +111,18 @@ class Oracle:
     @cached_property
     def hidden_rules(self) -> tuple[str, ...]:
         """Operations with a custom rule inside that stripping cannot enter."""
-        call = self.call
-        shapes = [jnp.asarray(call.inputs[k].value) for k in call.selected]
-        return kept_rules(program.trace(call.flat(call.selected), shapes))
+        return kept_rules(self._traced)
 
     @cached_property
     def draws(self) -> bool:
         """Whether the function draws random numbers, which may be others in double precision."""
-        shapes = [jnp.asarray(self.call.inputs[k].value) for k in self.call.selected]
-        return program.contains(program.trace(self.call.flat(self.call.selected), shapes), DRAWING)
+        return program.contains(self._traced, DRAWING)
+
+    @cached_property
+    def _traced(self) -> program.Program:
+        call = self.call
+        shapes = [jnp.asarray(call.inputs[k].value) for k in call.selected]
+        return program.trace(call.flat(call.selected), shapes)
 
     def units(self, output: int, leaf: int, rows: Integers, columns: Integers) -> Array:
         """|output entry| / |input entry|, with the input's largest entry where one is 0."""

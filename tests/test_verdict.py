@@ -472,7 +472,6 @@ def test_random_numbers_drawn_without_a_dtype_are_others_in_float64():
     assert check, str(check)
     assert any("judged by JAX's derivative in that precision" in n for n in check.notes)
     assert not any("rounding moves an entry" in n for n in check.notes)
-    assert not check_vjp(drawing, x, vjp=functools.partial(drawing_vjp, factor=1.001))
     check = check_vjp(drawing, x, vjp=functools.partial(drawing_vjp, single=1.001))
     assert not check
     assert check.blocks[0].precision == "float32"
