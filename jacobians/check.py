@@ -51,7 +51,7 @@ from jacobians.probes import PROBES, Probed, probed
 from jacobians.report.spy import spy
 from jacobians.rule import Rule, find_rule, first_line, without_static
 from jacobians.terms import drawn, largest, rounding_slopes
-from jacobians.verdict import nonfinite, note_lost, verdicts
+from jacobians.verdict import nonfinite, note_by_own, note_lost, verdicts
 
 Array = NDArray[Any]
 
@@ -285,6 +285,7 @@ def check_vjp(
         results = verdicts(made, oracle, rtol, atol)
         notes += [note for note in dict.fromkeys(oracle.notes) if note not in notes]
         note_lost(made, notes)
+        note_by_own(made, results, notes)
         problems += [Problem("non-finite", text) for text in nonfinite(call, made, results)]
         blocks = tuple(_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True))
         _note_single_precision(made, results, notes)
@@ -426,6 +427,9 @@ def _note_single_precision(made: Compared, results: Sequence[Comparison], notes:
     worst = 0.0
     for found, result in zip(made.blocks, results, strict=True):
         if found.wide is None or result.wrong.any() or found.narrow_eps > 1e-4:
+            continue
+        if result.by_own is not None:
+            # other numbers, not rounding
             continue
         with np.errstate(invalid="ignore", divide="ignore"):
             size = np.abs(found.expected)

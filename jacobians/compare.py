@@ -10,7 +10,9 @@ Where the derivative jumps beside the point, one-sided derivatives are looked at
 that agree with JAX's: what JAX says at a tie is a convention, and kinks may cancel.
 
 In the inputs' own precision rounding is imitated too: the rule's program is run again with an
-error of one rounding after every operation.
+error of one rounding after every operation. A function may compute other numbers there than in
+float64 (random ones drawn without a dtype): what looks wrong there alone is held against JAX's own
+derivative in that precision as well.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -92,6 +94,8 @@ class Comparison:
         tolerance: what rounding may explain, by entry.
         source: where the tolerance comes from.
         precision: 'float64' or the inputs' own, whichever decided.
+        by_own: which entries were held against JAX's derivative in the inputs' own precision, that
+            in float64 being another; None where none was.
     """
 
     actual: Array
@@ -104,6 +108,7 @@ class Comparison:
     tolerance: Array
     source: str
     precision: str
+    by_own: Bools | None = None
 
     def excusing(self, entries: Bools) -> "Comparison":
         """The same with these entries undefined rather than wrong."""
@@ -187,17 +192,73 @@ class Entries:
         sides: "Sides",
         rtol: float | None,
         atol: float | None,
-        confirmed: bool,
+        first: Comparison | None,
     ) -> Comparison:
         """The comparison in the inputs' own precision.
 
-        `confirmed` says that the formula is known to be right from double precision.
+        `first` is the comparison in double precision where that has found the formula right.
         """
         made = self._pass(
             self.narrow, self.narrow_eps, _digits(self.narrow_eps),
-            self._given(rtol, atol), oracle, sides, confirmed,
+            self._given(rtol, atol), oracle, sides, first is not None,
+            self._as_drawn(oracle, sides),
         )  # fmt: skip
-        return made.excusing(made.wrong & self.lost)
+        made = made.excusing(made.wrong & self.lost)
+        if first is None and not oracle.draws:
+            return made
+        return self._held_to_own(made, first, oracle, sides)
+
+    def _as_drawn(self, oracle: Oracle, sides: "Sides") -> Bools | None:
+        """Which entries are JAX's own where the function draws random numbers, None otherwise."""
+        own = sides.own if self.bar is None and oracle.draws else None
+        if own is None:
+            return None
+        mine = replace(self, expected=own[self.inside])
+        with np.errstate(invalid="ignore"):
+            agree = np.abs(self.narrow - mine.expected) <= mine.tolerance(self.narrow_eps)
+            near = np.abs(self.narrow - self.expected) <= self.tolerance(self.narrow_eps)
+        return np.asarray(agree & ~near)
+
+    def _held_to_own(
+        self, made: Comparison, first: Comparison | None, oracle: Oracle, sides: "Sides"
+    ) -> Comparison:
+        """The same, what agrees with JAX's derivative in the inputs' own precision being right.
+
+        Where that is another than in float64, so is what JAX says at a kink: entries that float64
+        has found to be at one are not judged again.
+        """
+        off = made.wrong & np.isfinite(made.actual)
+        known = np.zeros(len(off), bool) if made.by_own is None else made.by_own
+        every = sides.own if off.any() and self.bar is None else None
+        if every is None:
+            return made
+        own = every[self.inside]
+        mine = replace(self, expected=own)
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.abs(made.actual - own)
+            tolerance = mine.tolerance(self.narrow_eps)
+            left = off & (error > tolerance)
+            if left.any():
+                tiny = float(np.finfo(np.float32).tiny)
+                noise = sides.rule_noise(self.narrow_eps, tiny, own=True)[self.inside]
+                noise += self._measured(
+                    left, error, oracle, sides, self.narrow_eps, tiny,
+                    lambda k, moved: bool((error[k] > tolerance[k] + NOISE * moved).any()),
+                    own=True,
+                )  # fmt: skip
+                tolerance = tolerance + NOISE * noise
+            held = off & (error <= tolerance)
+            another = np.abs(own - self.expected) > np.maximum(tolerance, made.tolerance)
+        if first is not None and another.any():
+            held |= off & (first.kink | first.singular | first.undefined)
+        if not held.any():
+            return made
+        return replace(
+            made,
+            wrong=made.wrong & ~held,
+            error=np.where(held, 0.0, made.error),
+            by_own=held | known,
+        )
 
     def _given(self, rtol: float | None, atol: float | None) -> Array | None:
         if rtol is None and atol is None:
@@ -234,8 +295,12 @@ class Entries:
         oracle: Oracle,
         sides: "Sides",
         confirmed: bool = False,
+        settled: Bools | None = None,
     ) -> Comparison:
-        """Compares in one precision; `confirmed` says that the formula is known to be right."""
+        """Compares in one precision.
+
+        `confirmed` says that the formula is known to be right, `settled` which entries are right.
+        """
         tolerance = self.tolerance(eps) if given is None else given
         source = "as given by rtol and atol"
         if given is None:
@@ -245,6 +310,8 @@ class Entries:
         with np.errstate(invalid="ignore"):
             error = np.abs(actual - self.expected)
             same = (actual == self.expected) | (error <= tolerance)
+        if settled is not None:
+            same, error = same | settled, np.where(settled, 0.0, error)
         error = np.where(np.isfinite(error), error, np.where(same, 0.0, np.inf))
         no = np.zeros(len(error), bool)
         found = kinks.Verdicts(
@@ -271,6 +338,7 @@ class Entries:
         return Comparison(
             actual, found.wrong, found.kink, found.undefined, found.singular, found.nearest,
             found.distance, tolerance, source, precision,
+            settled if settled is not None and settled.any() else None,
         )  # fmt: skip
 
     def _explained(
@@ -315,8 +383,11 @@ class Entries:
         eps: float,
         tiny: float,
         enough: Callable[[Integers, Array], bool],
+        own: bool = False,
     ) -> Array:
         """What rounding moves the derivative by at chosen entries, 0 elsewhere.
+
+        At the inputs' double-precision values, or in their `own` precision.
 
         Columns are looked at from the worst on; when the budget is used up it stops as soon as
         what it has is `enough`.
@@ -330,7 +401,7 @@ class Entries:
         spent, done = 0, False
         for groups, entries in self._batches(off, error[off], sides):
             for columns, mine in zip(groups, entries, strict=True):
-                noise = oracle.noise(number, columns, eps, tiny)
+                noise = oracle.noise(number, columns, eps, tiny, own)
                 result[mine] = noise[self.place][self.rows[mine]]
                 done = done or enough(mine, result[mine])
                 spent += cost
@@ -480,6 +551,7 @@ class Sides:
             by a seed.
         sloping: the slope of the same to first order.
         compressed: whether the entries are those of a proved pattern.
+        derivative: JAX's derivative of the program in the inputs' own precision.
     """
 
     call: Call
@@ -490,6 +562,18 @@ class Sides:
     rounded: Callable[[Sequence[Any], float, int], Array]
     sloping: Callable[[Sequence[Any], float, float, Array], Array]
     compressed: bool
+    derivative: Callable[[], Array] | None = None
+
+    @cached_property
+    def own(self) -> Array | None:
+        """JAX's derivative in the inputs' own precision, None where there is none."""
+        if self.derivative is None:
+            return None
+        try:
+            return self.derivative()
+        except Exception:
+            # what float64 says stands
+            return None
 
     def column_colours(self, leaf: int) -> Integers | None:
         """Colours of a leaf's columns such that no row holds two of one colour, or None."""
@@ -528,29 +612,32 @@ class Sides:
             made = [(self.rounded(values, LOUD * eps, seed) - base) / LOUD for seed in range(SEEDS)]
         return np.asarray(np.max(np.abs(np.nan_to_num(made)), axis=0))
 
-    def rule_noise(self, eps: float, tiny: float) -> Array:
+    def rule_noise(self, eps: float, tiny: float, own: bool = False) -> Array:
         """How far rounding moves each entry of the rule, to first order; 0 where JAX cannot tell.
 
         Args:
             eps: the relative error of an operation.
             tiny: its absolute error.
+            own: whether at the inputs' values in their own precision, rather than in double.
         """
-        if (eps, tiny) not in self._rule_noise:
+        if (eps, tiny, own) not in self._rule_noise:
             wide = [dense.promoted(leaf, leaf.value) for leaf in self.call.inputs]
-            self._rule_noise[eps, tiny] = np.zeros(len(self.rows))
+            self._rule_noise[eps, tiny, own] = np.zeros(len(self.rows))
             for double, values in ((True, wide), (False, [x.value for x in self.call.inputs])):
+                if own and double:
+                    continue
                 try:
                     with jax.enable_x64(double):
                         seeds = [[self.sloping(values, eps, tiny, r)] for r in drawn()]
                 except Exception:
                     # not in this precision: the other, or nothing is excused
                     continue
-                self._rule_noise[eps, tiny] = largest(seeds)[0]
+                self._rule_noise[eps, tiny, own] = largest(seeds)[0]
                 break
-        return self._rule_noise[eps, tiny]
+        return self._rule_noise[eps, tiny, own]
 
     @cached_property
-    def _rule_noise(self) -> dict[tuple[float, float], Array]:
+    def _rule_noise(self) -> dict[tuple[float, float, bool], Array]:
         return {}
 
 
@@ -749,8 +836,8 @@ def _sides(
             f"compared without loss by {int(np.max(colours, initial=0)) + 1} VJP(s) of each side: "
             f"{len(rows)} of {m * n} entries can be nonzero, the others are proved zero"
         )
-        truth, rule_says, noisy_rule, slope = _compressed(call, rule, oracle, places)
-        return Sides(call, rows, columns, truth, rule_says, noisy_rule, slope, True)
+        truth, rule_says, noisy_rule, slope, own = _compressed(call, rule, oracle, places)
+        return Sides(call, rows, columns, truth, rule_says, noisy_rule, slope, True, own)
     notes.append("every entry compared")
     rows, columns = np.divmod(np.arange(m * n, dtype=np.int64), max(n, 1))
 
@@ -776,7 +863,10 @@ def _sides(
     def mine(values: Sequence[Any]) -> Array:
         return implied(values).ravel()
 
-    return Sides(call, rows, columns, whole, mine, rounded, sloping, False)
+    return Sides(
+        call, rows, columns, whole, mine, rounded, sloping, False,
+        lambda: oracle.narrow_whole.ravel(),
+    )  # fmt: skip
 
 
 def _has_reverse(oracle: Oracle) -> bool:
@@ -830,7 +920,13 @@ def _compressed(
         pull = rounding_to_first_order(call, rule)
         return by_vjp(lambda c: pull(values, c, eps, tiny, numbers), output_templates(call, values))
 
-    return truth, mine, rounded, sloping
+    def own() -> Array:
+        primal, pull = jax.vjp(
+            oracle.narrow_plain, *(jnp.asarray(call.inputs[k].value) for k in call.selected)
+        )
+        return by_vjp(lambda c: pull(tuple(c)), primal)
+
+    return truth, mine, rounded, sloping, own
 
 
 def _pattern(call: Call, rule: Rule) -> tuple[Integers, Integers, Integers] | None:

@@ -8,9 +8,11 @@ the program at all (a callback, a rule inside an operation that cannot be entere
     >>> oracle.whole(None).matrix, oracle.how
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import jax
@@ -38,6 +40,10 @@ NUDGE = 1e-10
 # a number of few digits is moved by this many of its roundings where kinks are looked for: 0.1 in
 # single precision is beside 0.1 in double
 BESIDE, WIDEST = 2.0, 1e-6
+# operations that draw random numbers
+DRAWING = frozenset(
+    {"random_bits", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform"}
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +111,18 @@ class Oracle:
     @cached_property
     def hidden_rules(self) -> tuple[str, ...]:
         """Operations with a custom rule inside that stripping cannot enter."""
+        return kept_rules(self._traced)
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether the function draws random numbers, which may be others in double precision."""
+        return program.contains(self._traced, DRAWING)
+
+    @cached_property
+    def _traced(self) -> program.Program:
         call = self.call
         shapes = [jnp.asarray(call.inputs[k].value) for k in call.selected]
-        return kept_rules(program.trace(call.flat(call.selected), shapes))
+        return program.trace(call.flat(call.selected), shapes)
 
     def units(self, output: int, leaf: int, rows: Integers, columns: Integers) -> Array:
         """|output entry| / |input entry|, with the input's largest entry where one is 0."""
@@ -124,10 +139,36 @@ class Oracle:
         return [np.asarray(y) for y in self.call.flat(())()]
 
     @cached_property
+    def narrow_whole(self) -> Array:
+        """The whole Jacobian in the inputs' own precision, by JAX alone."""
+        chosen = [jnp.asarray(self.call.inputs[k].value) for k in self.call.selected]
+        by_columns = self.how == "forward mode"
+        jacobian = (jax.jacfwd if by_columns else jax.jacrev)(
+            self.narrow_plain, argnums=tuple(range(len(chosen)))
+        )
+        rows = [
+            np.concatenate(
+                [
+                    np.asarray(b, np.float64).reshape(prod(b.shape[: b.ndim - x.ndim]), x.size)
+                    for b, x in zip(blocks, chosen, strict=True)
+                ],
+                axis=1,
+            )
+            for blocks in jax.jit(jacobian)(*chosen)
+        ]
+        return np.concatenate(rows, axis=0)
+
+    @cached_property
     def _terms(self) -> Terms:
         return Terms(self.plain, [self.wide[k] for k in self.call.selected])
 
-    def noise(self, number: int, columns: Integers, eps: float, tiny: float) -> list[Array]:
+    @cached_property
+    def _narrow_terms(self) -> Terms:
+        return Terms(self.narrow_plain, [self.call.inputs[k].value for k in self.call.selected])
+
+    def noise(
+        self, number: int, columns: Integers, eps: float, tiny: float, own: bool = False
+    ) -> list[Array]:
         """How far rounding moves the derivatives of all outputs, to first order.
 
         Args:
@@ -135,13 +176,15 @@ class Oracle:
             columns: its columns, moved together; no output may depend on two of them.
             eps: the relative error of an operation.
             tiny: its absolute error.
+            own: whether in the inputs' own precision, rather than in double.
 
         Returns:
             One flat array for each differentiable output; zeros where it cannot be told.
         """
-        with jax.enable_x64(True):
+        with contextlib.nullcontext() if own else jax.enable_x64(True):
             try:
-                return self._terms.noise(number, columns, eps, tiny)
+                terms = self._narrow_terms if own else self._terms
+                return terms.noise(number, columns, eps, tiny)
             except Exception:
                 # a program that JAX cannot take apart: nothing is excused
                 places = [leaf for leaf in self.call.outputs if leaf.differentiable]

@@ -39,8 +39,7 @@ def verdicts(
         settled = first is not None and (
             first.wrong.any() or found.narrow_eps > 1e-4 or rtol is not None or atol is not None
         )
-        confirmed = first is not None
-        seconds.append(None if settled else found.second(oracle, made.sides, rtol, atol, confirmed))
+        seconds.append(None if settled else found.second(oracle, made.sides, rtol, atol, first))
     seconds = _excused(made, seconds, narrow=True)
     result = []
     for first, second in zip(firsts, seconds, strict=True):
@@ -48,6 +47,8 @@ def verdicts(
         assert chosen is not None
         if first is not None and chosen is second:
             chosen = replace(chosen, undefined=chosen.undefined | first.undefined & ~chosen.wrong)
+        if second is not None:
+            chosen = replace(chosen, by_own=second.by_own)
         result.append(chosen)
     return result
 
@@ -129,6 +130,19 @@ def note_lost(made: Compared, notes: list[str]) -> None:
         notes.append(
             f"{lost} {'entry' if lost == 1 else 'entries'} {judged}: the inputs' own precision "
             "cannot hold the function or its derivative there (too large, or too small a divisor)"
+        )
+
+
+def note_by_own(made: Compared, results: Sequence[Comparison], notes: list[str]) -> None:
+    """Says how many entries are right in the inputs' own precision by JAX's derivative there."""
+    count = sum(int(r.by_own.sum()) for r in results if r.by_own is not None)
+    if count:
+        notes.append(
+            f"{'right in float64; ' if made.wide_works else ''}in the inputs' own precision "
+            f"{count} {'entry is' if count == 1 else 'entries are'} judged by JAX's derivative in "
+            "that precision, which is another: the function does not compute the same numbers "
+            "there (random numbers drawn without a dtype are others; cancellation leaves other "
+            "digits)"
         )
 
 

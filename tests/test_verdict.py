@@ -445,3 +445,40 @@ def test_a_small_value_of_the_forward_rule_does_not_hide_behind_a_large_one():
 def test_planted_errors_are_found_and_other_brackets_accepted_at_every_scale(first):
     found = [line for k in range(first, first + 75) for line in findings(k, steps=4, draws=75)]
     assert not found, "\n".join(found)
+
+
+KEY = jax.random.key(0)
+
+
+def drawing(x):
+    return jax.random.normal(KEY, x.shape) * jax.nn.relu(x)
+
+
+def drawing_vjp(c, x, factor=1.0, single=1.0):
+    """Right with factors of 1; at 0 it says another number than JAX."""
+    noise = jax.random.normal(KEY, x.shape)
+    factor = single * factor if x.dtype == jnp.float32 else factor
+    return (factor * c * noise * jnp.where(x > 0, 1.0, jnp.where(x < 0, 0.0, 0.7)),)
+
+
+def drawing_vjp_in_single(c, x, factor=1.0):
+    assert x.dtype == jnp.float32
+    return (factor * c * jax.random.normal(KEY, x.shape) * (x > 0),)
+
+
+def test_random_numbers_drawn_without_a_dtype_are_others_in_float64():
+    x = np.array([0.3, 0.0, -0.4, 2.0], np.float32)
+    check = check_vjp(drawing, x, vjp=drawing_vjp)
+    assert check, str(check)
+    assert any("judged by JAX's derivative in that precision" in n for n in check.notes)
+    assert not any("rounding moves an entry" in n for n in check.notes)
+    check = check_vjp(drawing, x, vjp=functools.partial(drawing_vjp, single=1.001))
+    assert not check
+    assert check.blocks[0].precision == "float32"
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.001])
+def test_a_rule_tied_to_single_precision_may_draw_random_numbers(factor):
+    x = np.array([0.3, -0.4, 2.0], np.float32)
+    rule = functools.partial(drawing_vjp_in_single, factor=factor)
+    assert bool(check_vjp(drawing, x, vjp=rule)) == (factor == 1.0)
