@@ -206,14 +206,16 @@ def audit(
 
     Args:
         f: a JAX function of positional arguments, such as a model or a loss. Not its gradient:
-            where JAX differentiates, it has replaced the rules already; a note then says so.
+            where JAX differentiates, it has replaced the rules already; those whose traces are left
+            are listed as not checked.
         args: arrays, pytrees of arrays, Python scalars and other objects.
         limit: how many calls of each rule are compared entry by entry, if no more of them differ:
             all are compared in one random direction, and those that differ most are taken. Calls
             that differ but turn out right, at kinks, do not count.
         library: whether the rules of JAX itself, such as that of `jax.nn.relu`, are checked too.
         expect: for rules that are meant to differ, such as straight-through estimators: the name
-            of the function and the reason.
+            of the function and the reason. A rule that raises, gives NaN or has another forward
+            pass than its function is wrong all the same.
         rtol: relative tolerance for `check_vjp`, in place of the automatic one.
         atol: absolute tolerance for `check_vjp`, in place of the automatic one.
         progress: wraps the list of rules for a progress bar, as `tqdm.tqdm` does.

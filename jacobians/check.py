@@ -248,7 +248,8 @@ def check_vjp(
 
     Raises:
         ArgumentError: there is nothing hand-written to check, the arguments do not fit or are
-            abstract, or the comparison would not fit in memory.
+            abstract, `expect` names no input or gives no reason, `diagnose` is no time, or the
+            comparison would not fit in memory.
         Exception: whatever `f` itself raises. What the rule raises is a verdict.
     """
     budget = budget_of(diagnose)

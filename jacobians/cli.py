@@ -138,13 +138,14 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("check", "audit"):
             command.add_argument(
                 "--diagnose", type=_seconds, default=True, metavar="SECONDS",
-                help="CPU time to look for the cause of a mistake (default 10; 0: do not look)",
+                help="CPU time to look for the cause of a mistake (default 10; 0: do not look)"
+                + ("" if name == "check" else "; at most three times as long for all rules"),
             )  # fmt: skip
         if name == "check":
             command.add_argument(
                 "--expect", type=_reason, metavar="REASON",
                 help="the rule is meant to differ, and why, e.g. 'straight-through: rounding has "
-                "derivative 0'; the exit status is then 0",
+                "derivative 0'; a difference is then no failure",
             )  # fmt: skip
         if name == "explain":
             command.add_argument(

@@ -180,7 +180,8 @@ def explain(
         The explanation, one block per (output leaf, input leaf).
 
     Raises:
-        ArgumentError: the arguments do not fit, or nothing is differentiable.
+        ArgumentError: the arguments do not fit, nothing is differentiable, or `points` is less
+            than 1.
         Exception: whatever `f` raises while it is traced or evaluated.
     """
     if not is_integer(points) or points < 1:

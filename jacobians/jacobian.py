@@ -54,8 +54,9 @@ def jacobian(
 
     The numbers are those of `jax.jacobian`, custom derivative rules included. Where no structure
     can be used every entry is computed as `jax.jacobian` does: of a custom rule that is not linear,
-    behind a look at the argument's values, or where entries are too many to list; a note of
-    `jacobians.plan` names the cause. Integer and boolean arguments that have values count as part
+    also behind a look at the argument's values, or where what can be nonzero takes too long to
+    list; a note of `jacobians.plan` names the cause. Should the analysis itself fail, a
+    `RuntimeWarning` says so too. Integer and boolean arguments that have values count as part
     of the function, since index tables are what sparsity is made of; under `jax.jit` they are
     unknown, and the pattern holds for all of them.
 
@@ -76,8 +77,10 @@ def jacobian(
         `jax.jit`, `jax.vmap`, `jax.grad` and inside `jax.lax.scan`.
 
     Raises:
-        ArgumentError: an unknown format, and when called: argnums without floating point, complex
-            values, no result, or more entries than can be listed or computed in full.
+        ArgumentError: an unknown format, argnums that are no integers or a chunk_size below 1; and
+            when called: argnums without floating point, complex values, no result, or more entries
+            than can be listed or computed in full.
+        Exception: when called, what `f` raises, or JAX where it cannot differentiate `f`.
 
     Source: `jax.jacobian`; Griewank and Walther, *Evaluating Derivatives*, chapters 7 and 8.
     """

@@ -194,7 +194,8 @@ def plan(
         The plan; `print` it.
 
     Raises:
-        ArgumentError: `of` is neither; and as `jacobian` does.
+        ArgumentError: `f` is no function, `of` is neither; and as `jacobian(f)` does when called.
+        Exception: what `f` raises while it is traced, or JAX where it cannot differentiate `f`.
     """
     if not callable(f):
         raise ArgumentError(f"expected a function, got {f!r} of type {type(f).__name__}")
