@@ -34,6 +34,7 @@ HOLDS = {
 }
 DIAGONAL = {"symmetric", "diagonal", "tridiagonal", "lower", "upper"}
 W = values(6, 6, seed=9)
+SYMMETRIC = W + W.T
 MASK = np.tril(np.ones((4, 4), bool))
 
 
@@ -72,7 +73,7 @@ KINDS = {
     "dense diagonal": (
         lambda x: jnp.diag(jnp.arange(1.0, 7)) @ x, values(6), "Diagonal", DIAGONAL,
     ),
-    "constant and symmetric": (lambda x: (W + W.T) @ x, values(6), "Matrix", {"symmetric"}),
+    "constant and symmetric": (lambda x: SYMMETRIC @ x, values(6), "Matrix", {"symmetric"}),
     "gradient": (lambda x: jnp.sum(jnp.sin(x)), values(6), "PyTree", set()),
     "block-diagonal": (lambda x: x + jax.nn.softmax(x), values(2, 3), "Function", set()),
     "blocks of 2×2 on vectors": (

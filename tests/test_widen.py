@@ -93,7 +93,7 @@ def test_a_rule_keeps_its_own_derivative_and_forward_pass():
     shapes = [jax.ShapeDtypeStruct((3,), jnp.bfloat16), jax.ShapeDtypeStruct((), jnp.int32)]
     (equation,) = program.trace(lambda x, k: pair(x, k), shapes).equations
     with jax.enable_x64(True):
-        rule = wide_rule(equation)
+        rule = wide_rule(equation, (0,), (0, 1))
         x, k = jnp.asarray(X[1]), jnp.asarray(2, jnp.int32)
         np.testing.assert_allclose(rule(x, k)[0], 2 * X[1], rtol=1e-14)
         value, pull = jax.vjp(lambda x: rule(x, k), x)
