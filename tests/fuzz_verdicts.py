@@ -171,11 +171,12 @@ def _wrong(scaled: Scaled, given: list[Any], expected: np.ndarray, rule: np.ndar
     truth: Any = SimpleNamespace(
         call=SimpleNamespace(selected=(0,), inputs=[SimpleNamespace(size=n)]),
         how="forward mode",
+        draws=False,
         wide=given[:1],
         plain=lambda y: (scaled(y, *given[1:]),),
         compiled=lambda y: (scaled(y, *given[1:]),),
         notes=[],
-        noise=lambda number, columns, eps, tiny: scaled.terms.noise(0, columns, eps, tiny),
+        noise=lambda number, columns, eps, tiny, own: scaled.terms.noise(0, columns, eps, tiny),
     )
 
     def no_noise(*_: Any) -> np.ndarray:
