@@ -33,7 +33,7 @@ def test_nothing_is_proved_that_is_not_so(part, program):
 
 
 @pytest.mark.parametrize("part", range(4))
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(program=structured_programs())
 def test_nothing_is_proved_of_structured_constants_and_infinities_that_is_not_so(part, program):
     confront(program, part, pieces=part % PIECES_EVERY == 0)
