@@ -344,7 +344,8 @@ def _convert(params: Any, x: Any) -> np.ndarray[Any, Any]:
     """A conversion as XLA has it: of what fits into no integer the nearest, of NaN 0."""
     x, target = np.asarray(x), np.dtype(params["new_dtype"])
     if not (jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(target, jnp.integer)):
-        return x.astype(target)
+        converted: np.ndarray[Any, Any] = x.astype(target)
+        return converted
     limits, wide = jnp.iinfo(target), x.astype(np.float64)
     fits = (wide > float(limits.min) - 1.0) & (wide < float(limits.max) + 1.0)
     nearest = np.where(wide > 0, limits.max, np.where(wide < 0, limits.min, 0)).astype(target)
