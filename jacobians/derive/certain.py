@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from jacobians import program
 from jacobians.derive import special
+from jacobians.derive.ranges import integer_bounds, range_of
 from jacobians.derive.special import (
     ANYTHING,
     NAN,
@@ -51,6 +52,8 @@ CHOOSING = {
     "gather", "dynamic_slice", "dynamic_update_slice", "scatter", "sort", "top_k", "cummax",
     "cummin", "reduce_window_max", "reduce_window_min", "tile",
 }  # fmt: skip
+# whole numbers keep their sign
+KEEPS_SIGN = {"sign", "max", "min", "rem"}
 # linear where they are finite: a NaN among their operands makes none of a tangent
 LINEAR = {"add", "add_any", "sub", "neg", "max", "min"}
 
@@ -240,12 +243,51 @@ def _of_operation(tape: Tape, node: Node, operands: Sequence[Possible]) -> list[
         return [rule(tape, node, operands)]
     kinds = _joined(operands)
     singular = any(p.singular.any() for p in operands)
-    if node.op in CHOOSING:
+    if node.op in CHOOSING and not _applies_a_function(node):
         chosen = _chosen(tape, node, operands[0])
+        kinds |= _beside(tape, node)
         return [chosen or _uniform(kinds, shape, singular) for shape in shapes]
     if kinds & SPECIAL or _makes_infinities(node):
         return [_uniform(ANYTHING, shape, True) for shape in shapes]
     return [_uniform(ORDINARY, shape, singular) for shape in shapes]
+
+
+def _applies_a_function(node: Node) -> bool:
+    """Whether a scatter changes entries by a function instead of overwriting them."""
+    return node.op == "scatter" and program.parameters(node.equation)["update_jaxpr"] is not None
+
+
+def _beside(tape: Tape, node: Node) -> int:
+    """What stands in the result of an operation that chooses, beside entries of its operands."""
+    params = program.parameters(node.equation)
+    if node.op == "gather":
+        if "FILL" not in str(params["mode"]).upper() or _reads_inside(tape, node):
+            return 0
+        if tape.certain(node.inputs[1]) is None:
+            return ZERO if params["fill_value"] == 0 else ORDINARY
+        if params["fill_value"] is None or isinstance(params["fill_value"], complex):
+            return ANYTHING
+        fill = int(special.kinds_of(np.asarray([float(params["fill_value"])]))[0])
+        return fill | (ORDINARY if fill & (POSITIVE | NEGATIVE) else 0)
+    if node.op in ("reduce_window_max", "reduce_window_min"):
+        apart = (*params["base_dilation"], *params["window_dilation"])
+        padding = zip(params["padding"], params["window_dimensions"], strict=True)
+        if any(d > 1 for d in apart) or any(max(pair) >= n for pair, n in padding):
+            # a window that holds no entry
+            return NEGATIVE_INFINITY if node.op == "reduce_window_max" else POSITIVE_INFINITY
+    return 0
+
+
+def _reads_inside(tape: Tape, node: Node) -> bool:
+    """Whether no window of a gather lies beyond its operand, whatever the input."""
+    params = program.parameters(node.equation)
+    bounds = integer_bounds(tape, node.inputs[1])
+    shape, sizes = tape.values[node.inputs[0]].shape, params["slice_sizes"]
+    places = enumerate(params["dimension_numbers"].start_index_map)
+    return bounds is not None and all(
+        bool((bounds[0][..., p] >= 0).all() and (bounds[1][..., p] <= shape[d] - sizes[d]).all())
+        for p, d in places
+    )
 
 
 def _chosen(tape: Tape, node: Node, operand: Possible) -> Possible | None:
@@ -345,7 +387,32 @@ def _elementwise(node: Node, operands: Sequence[Possible], kinds: Bits) -> Possi
 
 
 def _unary(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
-    return _elementwise(node, operands, special.UNARY[node.op][operands[0].kinds])
+    kinds = special.UNARY[node.op][operands[0].kinds]
+    if node.op == "is_finite" and _is_finite(tape, node):
+        kinds = np.where(operands[0].kinds == ORDINARY, special.TRUE, kinds).astype(np.uint8)
+    return _elementwise(node, operands, _of_integers(tape, node, operands, kinds))
+
+
+def _is_finite(tape: Tape, node: Node) -> bool:
+    """Whether the ordinary numbers among the operands are finite at every point."""
+    for k in node.inputs:
+        found = range_of(tape, k) if (tape.possible[k].kinds & ORDINARY).any() else None
+        # a range knows of the infinities that the program writes down too
+        if found is not None and not found.finite:
+            return False
+    return True
+
+
+def _of_integers(tape: Tape, node: Node, operands: Sequence[Possible], kinds: Bits) -> Bits:
+    """The kinds of whole numbers, which wrap around: −(−128) is −128 and 0 − 1 may be 255."""
+    dtype = tape.values[node.outputs[0]].dtype
+    if node.op in KEEPS_SIGN or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        return kinds
+    wraps = (kinds & (POSITIVE | NEGATIVE)) > 0
+    if node.op == "div":
+        # 0 / 0 is a number here, and not 0
+        wraps = wraps | ((operands[1].kinds & (ORDINARY | ZERO)) > 0)
+    return np.where(wraps, kinds | ORDINARY, kinds).astype(np.uint8)
 
 
 def _integer_power(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
@@ -361,11 +428,16 @@ def _binary(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
     if node.op in special.COMPARISONS and node.inputs[0] == node.inputs[1]:
         # x = x, unless it is NaN
         equal = node.op in ("eq", "le", "ge")
-        same = np.where(a.kinds & NAN, ORDINARY, special.TRUE if equal else special.FALSE)
+        may_be_nan = NAN if _is_finite(tape, node) else NAN | ORDINARY
+        same = np.where(a.kinds & may_be_nan, ORDINARY, special.TRUE if equal else special.FALSE)
         nan = special.TRUE if node.op == "ne" else special.FALSE
         kinds = np.where(a.kinds == NAN, nan, same).astype(np.uint8)
         return Possible(kinds, np.zeros_like(a.singular))
-    return _elementwise(node, operands, special.BINARY[node.op][a.kinds, b.kinds])
+    tables = special.BINARY
+    if node.op in special.COMPARISONS and _is_finite(tape, node):
+        tables = special.FINITE_COMPARISONS
+    kinds = tables[node.op][a.kinds, b.kinds]
+    return _elementwise(node, operands, _of_integers(tape, node, operands, kinds))
 
 
 def _logical(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:

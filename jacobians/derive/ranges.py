@@ -201,6 +201,8 @@ def _computed(
     if moved is not None:
         return moved
     if op in REDUCTIONS:
+        if not _reduces_within(op, operands[0], given[0], result):
+            return None
         reduced = REDUCTIONS[op](operands[0], given[0].shape, params)
         return None if reduced is None else _surely(op, reduced)
     if op == "convert_element_type":
@@ -228,8 +230,27 @@ def _computed(
         nan = any(r.nan for r in operands) or op in MAY_BE_NAN
         if op not in KEEPS_FINITE and not all(r.finite for r in operands):
             nan = True
-        low, high = _rounded(low, high, result.dtype, exact or op in NO_ROUNDING)
-        return Range(low, high, nan)
+        steps = max(STEPS, int(params["y"])) if op == "integer_pow" else STEPS
+        widened = _rounded(low, high, result.dtype, exact or op in NO_ROUNDING, steps)
+        if op in LIBRARY:
+            # what a library computes may be a little more than 1, never less than 0
+            widened = _rounded(low, high, result.dtype, False)
+            widened = np.where(low == 0, low, widened[0]), widened[1]
+        return Range(*widened, nan)
+
+
+def _reduces_within(op: str, r: Range, given: Any, result: Any) -> bool:
+    """Whether a reduction's result lies between the same reductions of the bounds.
+
+    Bits of integers do not: 1 | 2 is 3. Nor do sums in a type that rounds them: 257 is 256 or 258
+    in bfloat16.
+    """
+    if op in ("reduce_or", "reduce_and"):
+        return bool(result.dtype == np.bool_)
+    if op not in ("reduce_sum", "cumsum") or not jnp.issubdtype(result.dtype, jnp.floating):
+        return True
+    most = max(np.max(np.abs(b), initial=0.0) for b in (r.low, r.high))
+    return bool(most * prod(given.shape) <= 2.0 ** int(jnp.finfo(result.dtype).nmant))
 
 
 def _surely(op: str, r: Range) -> Range:
@@ -245,13 +266,15 @@ def _whole_numbers(r: Range) -> bool:
     return bool((np.floor(r.low) == r.low).all() and (np.floor(r.high) == r.high).all())
 
 
-def _rounded(low: Numbers, high: Numbers, dtype: Any, exact: bool) -> tuple[Numbers, Numbers]:
+def _rounded(
+    low: Numbers, high: Numbers, dtype: Any, exact: bool, steps: int = STEPS
+) -> tuple[Numbers, Numbers]:
     """Bounds widened by rounding, except where they are whole numbers that were made of such.
 
     Rounding is monotone: a result of at least 3 is not rounded below 3.
     """
     limits = jnp.finfo(dtype)
-    step = STEPS * float(limits.eps)
+    step = steps * float(limits.eps)
     largest = 2.0 ** int(limits.nmant)
 
     def sure(b: Numbers) -> NDArray[np.bool_]:
@@ -593,6 +616,8 @@ NO_ROUNDING_OF_INTEGERS = {
     "max", "min", "clamp", "sign", "rem", "reduce_max", "reduce_min", "reduce_or", "reduce_and",
     "cummax", "cummin", "population_count", "clz",
 }  # fmt: skip
+# functions of a library, whose bounds are those of mathematics
+LIBRARY = {"tanh", "sin", "cos", "erf", "logistic"}
 NO_ROUNDING = {"neg", "max", "min", "clamp", "abs", "sign", "floor", "ceil", "round"}
 
 

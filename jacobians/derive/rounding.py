@@ -288,11 +288,11 @@ def _convert(params: Any, xs: list[Array], rs: list[Radius], y: Array, dtype: An
     low, high = _ends(xs[0], radius)
     if np.dtype(dtype) == np.bool_:
         return np.where((np.asarray(radius) == 0) | (low > 0) | (high < 0), 0.0, 1.0)
-    return np.where(
-        np.asarray(radius) == 0,
-        0.0,
-        np.maximum(np.abs(np.trunc(low) - y), np.abs(np.trunc(high) - y)),
-    )
+    limits = jnp.iinfo(dtype)
+    # what does not fit into the type is cut off or wraps around, as the backend has it
+    fits = (low > float(limits.min) - 1.0) & (high < float(limits.max) + 1.0)
+    cut = np.maximum(np.abs(np.trunc(low) - y), np.abs(np.trunc(high) - y))
+    return np.where(fits, np.where(np.asarray(radius) == 0, 0.0, cut), np.inf)
 
 
 def _compare(_: Any, xs: list[Array], rs: list[Radius], y: Array, dtype: Any) -> Any:
@@ -376,6 +376,8 @@ def _reduce_logical(short: float) -> Callable[..., Any]:
     def rule(params: Any, xs: list[Array], rs: list[Radius], y: Array, dtype: Any) -> Any:
         exact = np.broadcast_to(np.asarray(_or_zero(rs[0])) == 0, xs[0].shape)
         axes = tuple(params["axes"])
+        if np.dtype(dtype) != np.bool_:
+            return np.where(np.all(exact, axis=axes), 0.0, np.inf)
         decided = np.any((xs[0] == short) & exact, axis=axes) | np.all(exact, axis=axes)
         return np.where(decided, 0.0, 1.0)
 

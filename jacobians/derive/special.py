@@ -2,7 +2,8 @@
 
 A set of possibilities is a sum of the bits below. An *ordinary* number is one that an input makes,
 or a constant known only up to rounding: how it comes out at a point where the function is not
-defined, or too large for its type, is that point's affair. The zeros, infinities and NaN that the
+defined, or too large for its type, is that point's affair, so that whether it is an infinity or NaN
+is not known. The zeros, infinities and NaN that the
 program writes down itself are followed through every operation exactly, so that 0·∞, ∞ − ∞ and 0/0
 are found where they are made.
 
@@ -158,10 +159,15 @@ def _remainder(a: int, b: int) -> int:
 TRUE, FALSE, UNKNOWN = POSITIVE, ZERO, ORDINARY
 
 
-def _compare(holds: Callable[[float, float], bool]) -> Callable[[int, int], int]:
-    """A comparison, decided where a 0, an infinity or a sign decides it for every number."""
+def _compare(holds: Callable[[float, float], bool], finite: bool) -> Callable[[int, int], int]:
+    """A comparison, decided where a 0, an infinity or a sign decides it for every number.
+
+    Unless ordinary numbers are known to be `finite`, they may be too large for their type, or NaN.
+    """
 
     def kind(a: int, b: int) -> int:
+        if not finite and ORDINARY in (a, b) and NAN not in (a, b):
+            return UNKNOWN
         # an ordinary number may lie on either side of a constant, and be equal to it
         left = [_SAMPLE[a]] if a != ORDINARY else [-3.0, -1.5, 0.0, 1.5, 3.0]
         right = [_SAMPLE[b]] if b != ORDINARY else [-3.0, -1.5, 0.0, 1.5, 3.0]
@@ -203,8 +209,10 @@ BINARY: dict[str, Bits] = {
     "min": _table(_minimum),
     "pow": _table(_power),
     "rem": _table(_remainder),
-    **{name: _table(_compare(holds)) for name, holds in COMPARISONS.items()},
+    **{name: _table(_compare(holds, False)) for name, holds in COMPARISONS.items()},
 }
+# the same for operands without infinities but those that the program writes down
+FINITE_COMPARISONS = {name: _table(_compare(holds, True)) for name, holds in COMPARISONS.items()}
 
 # of truth values alone: on integers these count bits
 LOGICAL: dict[str, Bits] = {
@@ -253,7 +261,9 @@ UNARY: dict[str, Bits] = {
     "atanh": _unary(**{**_BOUNDED, "positive": ANYTHING, "negative": ANYTHING}),
     "acosh": _unary(low=NAN, zero=NAN, positive=_SOME | ZERO, negative=NAN),
     "erf_inv": _unary(**{**_BOUNDED, "positive": ANYTHING, "negative": ANYTHING}),
-    "is_finite": _unary(ordinary=TRUE, zero=TRUE, low=FALSE, high=FALSE, nan=FALSE, negative=TRUE),
+    "is_finite": _unary(
+        ordinary=UNKNOWN, zero=TRUE, low=FALSE, high=FALSE, nan=FALSE, negative=TRUE
+    ),
 }
 
 # where an operand is of such a kind, the derivative is not finite, and JAX's product of it with a

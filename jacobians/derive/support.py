@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
@@ -132,19 +134,33 @@ def _summed(tape: Tape, node: Node, number: int, find: Finder) -> Mask | None:
         operands.append(support.astype(value.dtype))
     if not some:
         return None
+    params = program.parameters(node.equation)
+    if node.op == "scatter" and params["update_jaxpr"] is not None:
+        return None
     quick = IN_NUMPY.get(node.op)
     try:
         if quick is not None:
-            made = quick(program.parameters(node.equation), *operands)
+            made = quick(params, *operands)
         else:
             with program.outside_any_trace():
                 made = program.evaluate(node.equation, operands)[node.outputs.index(number)]
+                if node.op == "scatter":
+                    # of several updates of one entry any may come last
+                    written = [np.zeros_like(operands[0]), *operands[1:]]
+                    made = np.abs(made) + np.abs(_added(params, written))
     except Exception:
         # what cannot be computed here says nothing: wide, never wrong
         return None
     # what is filled in outside may be NaN
     zero = np.asarray(made) == 0
     return zero if zero.any() else None
+
+
+def _added(params: Any, operands: Sequence[Any]) -> Any:
+    """The updates of a scatter added instead of written."""
+    array, indices, updates = map(jnp.asarray, operands)
+    numbers, mode = params["dimension_numbers"], params["mode"]
+    return np.asarray(lax.scatter_add(array, indices, updates, numbers, mode=mode))
 
 
 def _product(tape: Tape, node: Node, find: Finder) -> Mask | None:

@@ -340,6 +340,18 @@ def _broadcast(params: Any, x: Any) -> np.ndarray[Any, Any]:
     return np.broadcast_to(np.reshape(x, shape), params["shape"])
 
 
+def _convert(params: Any, x: Any) -> np.ndarray[Any, Any]:
+    """A conversion as XLA has it: of what fits into no integer the nearest, of NaN 0."""
+    x, target = np.asarray(x), np.dtype(params["new_dtype"])
+    if not (jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(target, jnp.integer)):
+        converted: np.ndarray[Any, Any] = x.astype(target)
+        return converted
+    limits, wide = jnp.iinfo(target), x.astype(np.float64)
+    fits = (wide > float(limits.min) - 1.0) & (wide < float(limits.max) + 1.0)
+    nearest = np.where(wide > 0, limits.max, np.where(wide < 0, limits.min, 0)).astype(target)
+    return np.asarray(np.where(fits, np.where(fits, wide, 0.0).astype(target), nearest))
+
+
 # what constant masks and index arrays are made with, in NumPy: XLA would compile each one
 QUICK: dict[str, Callable[..., Any]] = {
     "iota": _iota,
@@ -359,7 +371,7 @@ QUICK: dict[str, Callable[..., Any]] = {
     "and": lambda _, x, y: np.bitwise_and(x, y),
     "or": lambda _, x, y: np.bitwise_or(x, y),
     "not": lambda _, x: np.bitwise_not(x),
-    "convert_element_type": lambda params, x: np.asarray(x).astype(params["new_dtype"]),
+    "convert_element_type": _convert,
     "select_n": lambda _, which, *cases: (
         np.choose(np.asarray(which).astype(np.int64), cases)
         if len(cases) < 32

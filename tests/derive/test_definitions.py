@@ -128,6 +128,7 @@ def test_shard_map_on_one_device_is_a_plain_call():
         "psum": (shard(lambda x: lax.psum(x**2, "i"), everywhere), 4),
         "all_gather": (shard(lambda x: jnp.sin(lax.all_gather(x, "i"))), 4),
         "ppermute": (shard(lambda x: lax.ppermute(x, "i", [(0, 0)]) * x), 4),
+        "ppermute, nobody sending": (shard(lambda x: lax.ppermute(x, "i", []) + x[0]), 4),
         "axis_index": (shard(lambda x: x[lax.axis_index("i")] * x), 7),
         "psum_scatter": (shard(lambda x: lax.psum_scatter(x, "i", tiled=True) * x), 4),
     }

@@ -197,3 +197,74 @@ def test_second_derivatives_of_a_choice_are_by_branch():
     points = [np.random.default_rng(k).normal(size=5) for k in range(8)]
     counts = proved_entries({n: f for n, (f, _) in CHOSEN.items()}, points, hessians=True)
     assert counts == {name: count for name, (_, count) in CHOSEN.items()}
+
+
+def known_mask(value):
+    """A truth value as a factor."""
+    return value.astype(float)
+
+
+# functions of eight numbers, with an entry that an overlooked value would prove to be zero
+OVERLOOKED = {
+    "bits of several": lambda x: x[
+        lax.reduce_or(jnp.where(x[:2] > 0, jnp.array([1, 2]), 0), (0,))
+    ],
+    "a sum that is rounded": lambda x: x[
+        lax.reduce_sum((jnp.broadcast_to(x[0], (303,)) > 0).astype(jnp.bfloat16), (0,)).astype(int)
+        - 303
+    ],
+    "a number too large for its integer": lambda x: x[
+        jnp.clip(jnp.full(2, 1e30).astype(jnp.int32), 0, 3)
+    ],
+    "NaN as an integer": lambda x: x[jnp.clip(jnp.full(2, jnp.nan).astype(jnp.int32) + 1, 0, 3)],
+    "negative without sign": lambda x: x[
+        jnp.clip(jnp.full(2, -1.0).astype(jnp.uint8), 0, 3).astype(int)
+    ],
+    "0 / 0 of integers": lambda x: known_mask(lax.div(jnp.zeros(8, int), x.astype(int))) * x,
+    "an overflow": lambda x: known_mask(jnp.isinf(jnp.exp(x[0]))) * x[1],
+    "a logarithm of a negative": lambda x: known_mask(jnp.isnan(jnp.log(x[0]))) * x[1],
+    "a quotient": lambda x: known_mask(~jnp.isfinite(1 / x[0])) * x[1],
+    "a logarithm of 0": lambda x: known_mask(~(jnp.log(x[0]) > -jnp.inf)) * x[1],
+    "filled with NaN": lambda x: known_mask(
+        jnp.isnan(x.at[jnp.array([0, 9])].get(mode="fill"))
+    ) * x[:2],
+    "filled anywhere": lambda x: known_mask(jnp.isnan(x.at[whole(x[0])].get(mode="fill"))) * x[1],
+    "filled with 1": lambda x: (0 * x).at[whole(x[0])].get(mode="fill", fill_value=1.0) * x[:2],
+    "minus without sign": lambda x: known_mask(
+        -jnp.where(x[0] > 0, jnp.uint8(1), jnp.uint8(2)) > 0
+    ) * x[1],
+    "minus the least": lambda x: known_mask(
+        -jnp.where(x[0] > 0, jnp.int8(-128), jnp.int8(-1)) < 0
+    ) * x[1],
+    "a window of padding": lambda x: jnp.maximum(
+        lax.reduce_window(0 * x, -jnp.inf, lax.max, (1,), (1,), ((1, 1),)), -2.0
+    ) * x[0],
+    "changed by a function": lambda x: lax.stop_gradient(x * jnp.array([0.0, *[1.0] * 7]))
+    .at[0].apply(lambda v: v - 1) * x,
+    "written twice": lambda x: jnp.zeros(8)
+    .at[jnp.array([0, 0])].set(jnp.stack([x[1], 0.0 * x[0]])) * x[::-1],
+}  # fmt: skip
+
+
+def test_no_value_is_overlooked():
+    generator = np.random.default_rng(2)
+    points = [generator.normal(size=8) for _ in range(4)]
+    points += [np.full(8, value) for value in (0.0, 1.0, -1.0, 1e30, -1e30)]
+    counts = proved_entries(OVERLOOKED, points)
+    assert min(counts.values()) > 0
+
+
+# what the program compares with an infinity, or with itself, and no finite input reaches
+DECIDED = {
+    "an input is a number": lambda x: known_mask(jnp.isnan(x)) * x,
+    "an input is finite": lambda x: known_mask(~jnp.isfinite(x)) * x,
+    "an input is below an infinity": lambda x: known_mask(x >= jnp.inf) * x,
+    "an infinity is written down": lambda x: known_mask(
+        jnp.where(jnp.arange(8) < 8, -jnp.inf, x) > -jnp.inf
+    ) * x,
+}  # fmt: skip
+
+
+def test_finite_inputs_decide():
+    counts = proved_entries(DECIDED, [np.arange(8.0) - 3])
+    assert counts == dict.fromkeys(DECIDED, 0)
