@@ -475,6 +475,8 @@ def test_random_numbers_drawn_without_a_dtype_are_others_in_float64():
     check = check_vjp(drawing, x, vjp=functools.partial(drawing_vjp, single=1.001))
     assert not check
     assert check.blocks[0].precision == "float32"
+    # what is shown as right is right in that precision
+    assert check.worst.actual == pytest.approx(1.001 * check.worst.expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.001])
