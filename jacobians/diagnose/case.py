@@ -19,7 +19,7 @@ Integers = NDArray[np.int64]
 # a hypothesis explains the discrepancy when it leaves no more of it than this
 LEFT = 1e-3
 # nor, of any single entry, more than this share and so many times what rounding may explain
-SHARE, NOISE = 0.1, 30.0
+SHARE, NOISE = 0.1, 3.0
 # up to this many entries a block is looked at as a whole tensor
 MAX_TENSOR = 1 << 22
 
