@@ -313,7 +313,9 @@ def value_text(value: Any) -> str:
 
 
 def short_type(shape: Sequence[int], dtype: Any) -> str:
-    """A type in JAX's short notation: `f32[4,8]`, `i32[]`, `bf16[3]`."""
+    """A type in JAX's short notation: `f32[4,8]`, `i32[]`, `bf16[3]`; a random key's own."""
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        return f"{dtype}[{','.join(str(n) for n in shape)}]"
     dtype = np.dtype(dtype)
     if dtype.kind == "O":
         return "object"

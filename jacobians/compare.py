@@ -251,12 +251,17 @@ class Entries:
             another = np.abs(own - self.expected) > np.maximum(tolerance, made.tolerance)
         if first is not None and another.any():
             held |= off & (first.kink | first.singular | first.undefined)
-        if not held.any():
+        if not (held | known).any():
             return made
+        wrong = made.wrong & ~held
+        # what is wrong is wrong by the numbers of this precision
+        there = wrong & np.isfinite(error)
+        self.expected = np.where(there, own, self.expected)
         return replace(
             made,
-            wrong=made.wrong & ~held,
-            error=np.where(held, 0.0, made.error),
+            wrong=wrong,
+            error=np.where(held, 0.0, np.where(there, error, made.error)),
+            nearest=np.where(there, own, made.nearest),
             by_own=held | known,
         )
 

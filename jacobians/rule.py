@@ -120,7 +120,7 @@ class Rule:
                     if leaf.differentiable and not self.may_skip:
                         yield leaf.name, leaf, "is None; return zeros where it is zero"
                 continue
-            pieces = jax.tree.leaves(cotangent, is_leaf=lambda x: x is None)
+            pieces = _pieces(argument, cotangent)
             if len(pieces) != len(mine):
                 count = "1 leaf" if len(pieces) == 1 else f"{len(pieces)} leaves"
                 what = f"has {count} where {name} has {len(mine)}; return the structure of {name}"
@@ -145,7 +145,7 @@ class Rule:
             count = len(jax.tree.leaves(argument))
             pieces = [None] * count
             if piece is not None:
-                pieces = jax.tree.leaves(piece, is_leaf=lambda x: x is None)
+                pieces = _pieces(argument, piece)
             leaves.extend(pieces)
         return tuple(
             jnp.zeros(jnp.shape(values[k]), jnp.result_type(values[k]))
@@ -248,6 +248,16 @@ def _custom_kind(f: Callable[..., Any]) -> str | None:
     if isinstance(f, jax.custom_jvp):
         return "custom_jvp"
     return getattr(f, "custom_kind", None)
+
+
+def _pieces(argument: Any, cotangent: Any) -> list[Any]:
+    """The leaves of an argument's cotangent: None is one, except where the argument has None."""
+    given, made = (
+        jax.tree.leaves(tree, is_leaf=lambda x: x is None) for tree in (argument, cotangent)
+    )
+    if len(given) != len(made):
+        return made
+    return [piece for leaf, piece in zip(given, made, strict=True) if leaf is not None]
 
 
 def _is_plain(f: Any) -> bool:

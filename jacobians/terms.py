@@ -194,14 +194,24 @@ def largest(seeds: Sequence[Sequence[Any]]) -> list[Array]:
 
 
 def moving(size: Any, eps: Any, tiny: Any, numbers: Any) -> Callable[[list[Any]], list[Any]]:
-    """Moves float arrays, v → v + size·(eps·v + tiny)·r, r differing by place and operation."""
+    """Moves floats, v → v + size·(eps·v + tiny)·r, r differing by place and operation.
+
+    Complex numbers are moved by as much of their length, in any direction.
+    """
     number = 0
 
     def moved(value: Any) -> Any:
-        nonlocal number
         dtype = getattr(value, "dtype", None)
+        if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+            # what cancels in one part may be as large as the other
+            length = jax.lax.stop_gradient(jnp.abs(value))
+            return (value + jax.lax.complex(error(length), error(length))).astype(dtype)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             return value
+        return (value + error(value)).astype(dtype)
+
+    def error(value: Any) -> Any:
+        nonlocal number
         number += 1
         count = value.size
         if count < DRAWN:
@@ -209,8 +219,7 @@ def moving(size: Any, eps: Any, tiny: Any, numbers: Any) -> Callable[[list[Any]]
             chosen = jnp.asarray(numbers)[start : start + count]
         else:
             chosen = jnp.resize(jnp.roll(jnp.asarray(numbers), STRIDE * number), (count,))
-        error = size * (eps * value + tiny) * chosen.reshape(value.shape)
-        return (value + error).astype(dtype)
+        return size * (eps * value + tiny) * chosen.reshape(value.shape)
 
     return lambda values: [moved(v) for v in values]
 

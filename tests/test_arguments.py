@@ -157,3 +157,8 @@ def test_a_callable_with_attributes_of_a_gate_is_called_as_itself(layer):
     with pytest.raises(ArgumentError, match="no hand-written derivative"):
         check_vjp(layer, jnp.ones(3))
     assert check_vjp(layer, jnp.ones(3), vjp=lambda c, x: (c * jnp.cos(x),))
+
+
+def test_a_random_key_has_a_short_type_of_its_own():
+    assert short_type((), jax.random.key(0).dtype) == "key<fry>[]"
+    assert short_type((3,), jax.random.split(jax.random.key(0), 3).dtype) == "key<fry>[3]"

@@ -514,3 +514,19 @@ def test_a_huge_dense_jacobian_is_probed_with_a_stated_probability():
     check = check_vjp(softmax, x, vjp=wrong)
     assert check.blocks[0].wrong == 1
     assert check.worst.input_index == (17,)
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_a_cotangent_has_none_where_the_argument_has_none(custom):
+    def f(p):
+        return 2 * p["a"] if p["b"] is None else p["a"]
+
+    rule = lambda c, p: ({"a": 2 * c, "b": None},)  # noqa: E731
+    given = {"a": jnp.arange(3.0), "b": None}
+    if custom:
+        wrapped = jax.custom_vjp(f)
+        wrapped.defvjp(lambda p: (f(p), p), lambda p, c: rule(c, p))
+        assert check_vjp(wrapped, given)
+    else:
+        assert check_vjp(f, given, vjp=rule)
+        assert not check_vjp(f, given, vjp=lambda c, p: ({"a": c, "b": None},), diagnose=False)

@@ -189,6 +189,11 @@ def test_factors_in_words(factor, says):
     assert says in ratio_text(factor, [(7, "rows")], {"scale": 1 / 0.3})
 
 
+def test_a_small_factor_is_not_put_down_to_a_long_axis():
+    assert ratio_text(1.001, [(900, "rows")], {}) == "it is 1.001 times the right value"
+    assert "divided by 899 where 900" in ratio_text(900 / 899, [(900, "rows")], {})
+
+
 def test_a_place_without_a_source_line_is_still_named():
     class Made:
         primitive = type("P", (), {"name": "dot_general"})
@@ -297,3 +302,31 @@ def test_one_number_has_a_wrong_factor_only_where_it_is_that_of_other_points():
     other = check_vjp(jnp.exp, 0.5, vjp=lambda c, x: (c * (x * x + 3 * jnp.sin(x)),))
     for found in other.diagnoses:
         assert found.kind != "factor" or "other inputs this does not explain" in found.message
+
+
+def test_an_explanation_has_to_hold_for_small_entries_too():
+    sizes = np.array([1e20, 1.0, 1e-15], np.float32)
+    factors = np.array([1.001, 1.0, 1.0], np.float32)
+    x = np.array([-1.5, 0.3, 0.8], np.float32)
+    check = check_vjp(
+        lambda x: sizes * jnp.sin(x), x, vjp=lambda c, x: (c * sizes * factors * jnp.cos(x),)
+    )
+    assert check.diagnoses[0].kind == "region", str(check)
+
+
+def test_a_row_left_out_is_no_shift():
+    check = check_vjp(
+        lambda x, b: x + b, np.ones((2, 3), np.float32), np.ones(3, np.float32),
+        vjp=lambda c, x, b: (c, c[0]),
+    )  # fmt: skip
+    assert check.diagnoses[0].kind == "missing-sum", str(check)
+
+
+def test_a_batched_operation_keeps_its_name():
+    @jax.custom_jvp
+    def f(x):
+        return jnp.tanh(x)
+
+    f.defjvp(lambda p, t: (f(p[0]), (1 - jnp.tanh(p[0])) * t[0]))
+    check = check_vjp(jax.vmap(f), np.array([0.3, -1.2], np.float32))
+    assert "the derivative of `tanh`" in check.diagnoses[0].message

@@ -475,6 +475,8 @@ def test_random_numbers_drawn_without_a_dtype_are_others_in_float64():
     check = check_vjp(drawing, x, vjp=functools.partial(drawing_vjp, single=1.001))
     assert not check
     assert check.blocks[0].precision == "float32"
+    # what is shown as right is right in that precision
+    assert check.worst.actual == pytest.approx(1.001 * check.worst.expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.001])
@@ -482,3 +484,14 @@ def test_a_rule_tied_to_single_precision_may_draw_random_numbers(factor):
     x = np.array([0.3, -0.4, 2.0], np.float32)
     rule = functools.partial(drawing_vjp_in_single, factor=factor)
     assert bool(check_vjp(drawing, x, vjp=rule)) == (factor == 1.0)
+
+
+def test_a_part_of_a_complex_number_is_rounded_to_the_size_of_both():
+    cosines = np.cos(2 * np.pi * np.outer(range(4), range(4)) / 4)
+    x = np.array([0.3, -0.4, 2.0, 1.0], np.float32)
+    real = lambda x: jnp.fft.fft(x).real  # noqa: E731
+    assert 0 < np.abs(cosines).min() < 1e-15
+    check = check_vjp(real, x, vjp=lambda c, x: ((c @ cosines).astype(x.dtype),))
+    assert check, str(check)
+    check = check_vjp(real, x, vjp=lambda c, x: ((c @ (cosines + 1e-13)).astype(x.dtype),))
+    assert check.blocks[0].wrong == np.sum(np.abs(cosines) < 1e-15)

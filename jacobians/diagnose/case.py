@@ -18,6 +18,8 @@ Integers = NDArray[np.int64]
 
 # a hypothesis explains the discrepancy when it leaves no more of it than this
 LEFT = 1e-3
+# nor, of any single entry, more than this share and so many times what rounding may explain
+SHARE, NOISE = 0.1, 3.0
 # up to this many entries a block is looked at as a whole tensor
 MAX_TENSOR = 1 << 22
 
@@ -115,7 +117,10 @@ class Case:
         return float(np.linalg.norm(self.difference))
 
     def fit(self, predicted: Array, where: Bools | None = None) -> float:
-        """How much of the discrepancy a prediction of the rule's values explains."""
+        """How much of the discrepancy a prediction of the rule's values explains.
+
+        A prediction that leaves a small entry unexplained beside large ones does not explain it.
+        """
         self.budget.check()
         keep = self.usable if where is None else self.usable & where
         with np.errstate(invalid="ignore"):
@@ -124,7 +129,9 @@ class Case:
         norm = float(np.linalg.norm(whole))
         if norm == 0 or not np.isfinite(left).all():
             return 0.0
-        return 1.0 - float(np.linalg.norm(left)) / norm
+        fit = 1.0 - float(np.linalg.norm(left)) / norm
+        allowed = NOISE * self.tolerance + np.where(self.wrong, SHARE * np.abs(whole), 0.0)
+        return min(fit, 1.0 - 2 * LEFT) if (np.abs(left) > allowed).any() else fit
 
     def explains(self, fit: float) -> bool:
         return fit >= 1.0 - LEFT

@@ -12,6 +12,7 @@ missing, 1 that it is counted twice, −2 that its sign is wrong.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from jacobians import program
 from jacobians.arguments import Call
 from jacobians.diagnose.budget import Budget, OutOfTime
-from jacobians.diagnose.case import LEFT, Case, Diagnosis
+from jacobians.diagnose.case import LEFT, NOISE, SHARE, Case, Diagnosis
 from jacobians.diagnose.edits import MAX_SIZE, Edge, Edited, Setting
 from jacobians.diagnose.words import Place, ratio_text
 
@@ -136,7 +137,7 @@ def _explained(case: Case, programs: Programs) -> tuple[list[Edit], list[Edit]]:
                 made = np.concatenate([made, programs.derivatives(more, number, tangents)])
         except OutOfTime:
             pass  # noted by the budget, and said in the report
-    test = _Test(_products(case, tangents, sum(programs.outputs)), made[0], case)
+    test = _Test(_products(case, tangents, sum(programs.outputs)), made[0], case, tangents)
     if not test.worth:
         return [], []
     paths = _edges(case, programs, test, made[:first])
@@ -196,7 +197,7 @@ def refuted(
         made = there.derivatives(settings, number, tangents)
     target = _products(case, tangents, sum(there.outputs))
     size = float(np.linalg.norm(made[0]))
-    test = _Test(target, made[0], case)
+    test = _Test(target, made[0], case, tangents)
     return tuple(
         edit.diagnosis
         for (edit, _), product in zip(known, made[1:], strict=False)
@@ -230,6 +231,7 @@ class _Test:
     target: Array
     base: Array
     case: Case
+    tangents: Array
 
     def __post_init__(self) -> None:
         self.rows = np.isfinite(self.target).all(axis=0) & np.isfinite(self.base).all(axis=0)
@@ -250,15 +252,31 @@ class _Test:
             left = np.where(self.rows, self.target - product, 0.0)
         if not np.isfinite(left).all():
             return 0.0
-        return 1.0 - float(np.linalg.norm(left)) / self.norm
+        return self.of_rest(left)
+
+    def of_rest(self, left: Array) -> float:
+        """The same for what a prediction leaves; none explains that leaves all of a small row."""
+        fit = 1.0 - float(np.linalg.norm(left)) / self.norm
+        if (np.abs(left) > NOISE * self.rounding + SHARE * np.abs(self.off)).any():
+            return min(fit, 1.0 - 2 * LEFT)
+        return fit
+
+    @cached_property
+    def rounding(self) -> Array:
+        """What rounding may explain of each product."""
+        return _products(self.case, np.abs(self.tangents), self.target.shape[1], tolerance=True)
 
 
-def _products(case: Case, tangents: Array, rows: int) -> Array:
-    """What the rule's Jacobian does to tangents, without columns that cannot be told."""
+def _products(case: Case, tangents: Array, rows: int, tolerance: bool = False) -> Array:
+    """What the rule's Jacobian does to tangents, without columns that cannot be told.
+
+    Or what its entries' tolerance does.
+    """
+    entries = case.tolerance if tolerance else case.actual
     result = np.zeros((len(tangents), rows))
     keep = case.usable
     for k, t in enumerate(tangents):
-        weights = np.where(keep, case.actual, 0.0) * t[case.columns]
+        weights = np.where(keep, entries, 0.0) * t[case.columns]
         result[k] = np.bincount(case.rows, weights=weights, minlength=rows)
     return result
 
@@ -274,7 +292,7 @@ def _edges(case: Case, programs: Programs, test: _Test, made: Array) -> list[Edi
         if size <= (1e-12 * whole) ** 2:
             continue
         ratio = float(np.vdot(path, test.off)) / size
-        fit = 1.0 - float(np.linalg.norm(test.off - ratio * path)) / test.norm
+        fit = test.of_rest(test.off - ratio * path)
         if fit < 1 - LEFT or (edges[e].looped and abs(ratio + 1) > 1e-3):
             continue
         for known, _, _, members in groups:

@@ -77,7 +77,8 @@ GENERIC = {
 def _public(function: str) -> str:
     """The name of a library function as users call it, or nothing where it names nothing."""
     name = function.rsplit(".", 1)[-1].strip("_").replace("_deprecated", "")
-    usable = name.isidentifier() and name not in GENERIC and not name.startswith("operator")
+    generic = name in GENERIC or name.startswith("operator") or name.endswith("_batcher")
+    usable = name.isidentifier() and not generic
     return name if usable and "<" not in function.rsplit(".", 1)[-1] else ""
 
 
@@ -160,9 +161,11 @@ def ratio_text(factor: float, sizes: Sequence[tuple[int, str]], scalars: dict[st
                 found.append(f"it is divided by {word} ({n}: {what}) once too often")
             if n > 1 and isclose(size, n**power, rel_tol=2e-4):
                 found.append(f"a division by {word} ({n}: {what}) is missing")
-        if n > 2 and isclose(size * (n - 1), n, rel_tol=2e-4):
+        # where n is large so near to 1 that many a factor is
+        near = min(2e-4, 0.02 * abs(size - 1))
+        if n > 2 and isclose(size * (n - 1), n, rel_tol=near):
             found.append(f"divided by {n - 1} where {n} ({what}) belongs")
-        if n > 2 and isclose(size * n, n - 1, rel_tol=2e-4):
+        if n > 2 and isclose(size * n, n - 1, rel_tol=near):
             found.append(f"divided by {n} ({what}) where {n - 1} belongs")
     for name, value in scalars.items():
         if value and abs(value) != 1:
