@@ -66,10 +66,7 @@ def graph_text(graph: "Backprop", style: Style = plain) -> str:
 
 def value_type(value: Any) -> str:
     """The type of an array in short notation; its own words where it is no plain array."""
-    try:
-        return short_type(np.shape(value), value.dtype)
-    except TypeError:
-        return str(value.dtype)
+    return short_type(np.shape(value), value.dtype) if is_plain(value) else str(value.dtype)
 
 
 def value_text(value: Any) -> str:
