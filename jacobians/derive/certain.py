@@ -8,6 +8,8 @@ followed from operation to operation (`derive.special`), once for every value th
     >>> zeros(tape, number)        # boolean array, or None when nothing is certain
 """
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -208,9 +210,7 @@ def _of_constant(tape: Tape, number: int) -> Possible | None:
             rounded = np.where(np.isfinite(numbers), np.where(sure, kinds, ORDINARY), ANYTHING)
             kinds = np.where(exact, kinds, rounded).astype(np.uint8)
     if not (kinds & (ZERO | SPECIAL)).any():
-        return _uniform(
-            int(np.bitwise_or.reduce(kinds, axis=None)) if kinds.size else 0, value.shape
-        )
+        return _uniform(int(_some(kinds)) if kinds.size else 0, value.shape)
     kinds = _compact(kinds)
     return Possible(kinds, np.zeros_like(kinds, bool))
 
@@ -341,11 +341,19 @@ def _with_zeros(tape: Tape, node: Node, operands: Sequence[Possible]) -> dict[in
 
 def _joined(operands: Sequence[Possible]) -> int:
     """Every kind that an entry of some operand may be of."""
-    return int(
-        np.bitwise_or.reduce(
-            [int(np.bitwise_or.reduce(p.kinds, axis=None)) for p in operands] or [0]
-        )
-    )
+    return functools.reduce(operator.or_, (int(_some(p.kinds)) for p in operands), 0)
+
+
+def _some(array: NDArray[Any], axes: Any = None, keepdims: bool = False) -> NDArray[Any]:
+    """The bits that some entry along the axes has: of 01 and 10 it is 11."""
+    reduce: Any = np.bitwise_or.reduce
+    return np.asarray(reduce(array, axis=axes, keepdims=keepdims))
+
+
+def _every(array: NDArray[Any], axes: Any) -> NDArray[Any]:
+    """The bits that every entry along the axes has: of 01 and 11 it is 01."""
+    reduce: Any = np.bitwise_and.reduce
+    return np.asarray(reduce(array, axis=axes))
 
 
 def _makes_infinities(node: Node) -> bool:
@@ -518,7 +526,7 @@ def _reshape(params: Any, array: NDArray[Any], given: Shape, made: Shape) -> NDA
 
 def _any_entry(array: NDArray[Any], made: Shape) -> NDArray[Any]:
     """What any entry of an array may be, for every entry of another shape."""
-    joined = np.bitwise_or.reduce(array, axis=None) if array.size else array.dtype.type(0)
+    joined = _some(array) if array.size else array.dtype.type(0)
     return np.full((1,) * len(made), joined, array.dtype)
 
 
@@ -588,14 +596,15 @@ def _pad(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
 def _reduction(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
     axes = tuple(program.parameters(node.equation)["axes"])
     array = operands[0].kinds
-    singular = np.bitwise_or.reduce(operands[0].singular, axis=axes)
+    singular = _some(operands[0].singular, axes)
     if prod(tape.values[node.inputs[0]].shape) == 0:
         return _uniform(ANYTHING, tape.values[node.outputs[0]].shape)
     kinds, made = REDUCTIONS[node.op](
-        np.bitwise_or.reduce(array, axis=axes), np.bitwise_and.reduce(array, axis=axes),
-        np.bitwise_and.reduce(((array & special.FINITE) > 0), axis=axes),
-        np.bitwise_or.reduce(array == ZERO, axis=axes),
-    )  # fmt: skip
+        _some(array, axes),
+        _every(array, axes),
+        _every((array & special.FINITE) > 0, axes),
+        _some(array == ZERO, axes),
+    )
     return Possible(kinds, singular | made)
 
 
@@ -644,8 +653,8 @@ REDUCTIONS: dict[str, Callable[[Bits, Bits, Mask, Mask], Reduced]] = {
 
 def _cumsum(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
     axis = program.parameters(node.equation)["axis"]
-    some = np.bitwise_or.reduce(operands[0].kinds, axis=axis, keepdims=True)
-    singular = np.bitwise_or.reduce(operands[0].singular, axis=axis, keepdims=True)
+    some = _some(operands[0].kinds, axis, keepdims=True)
+    singular = _some(operands[0].singular, axis, keepdims=True)
     wild = (some & SPECIAL) > 0
     kinds = np.where(wild, ANYTHING, np.where(some == ZERO, ZERO, ORDINARY)).astype(np.uint8)
     return Possible(kinds, singular | wild)

@@ -9,6 +9,8 @@ as wide as can be, and a note says what did not fit and asks to report it.
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from jacobians.algebra.affine import value_range
 from jacobians.algebra.points import grid_size, points
 from jacobians.algebra.term import Term, expressions
@@ -42,7 +44,7 @@ def misfit(term: Term, out_shape: Sequence[int], in_shape: Sequence[int]) -> str
             if not found.count:
                 return None
             values = found.value(e)
-            low, high = int(values.min()), int(values.max())
+            low, high = int(np.min(values)), int(np.max(values))
         if low < 0 or high >= n:
             return f"index {low if low < 0 else high} of an axis of size {n}"
     return None

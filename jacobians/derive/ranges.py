@@ -377,7 +377,8 @@ def _summed(r: Range, shape: tuple[int, ...], params: Any) -> Range | None:
     both = _along(r, shape)
     if both is None or not r.finite or not _whole_numbers(r):
         return None
-    return Range(*(np.sum(b, axis=tuple(params["axes"])) for b in both))
+    low, high = (np.sum(b, axis=tuple(params["axes"])) for b in both)
+    return Range(low, high)
 
 
 def _accumulated(combine: Any) -> Callable[..., Range | None]:
