@@ -96,7 +96,6 @@ def zeros(tape: Tape, number: int) -> Mask | None:
     certain = possible(tape, number).kinds == ZERO
     if not certain.any():
         return None
-    tape.cut = True
     return np.broadcast_to(certain, shape)
 
 

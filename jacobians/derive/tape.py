@@ -121,9 +121,8 @@ class Tape:
         self._radius: dict[int, Radius] = {}
         # what entries may be for whatever input, as far as it has been asked for (`derive.certain`)
         self.possible: dict[int, Any] = {}
-        # whether known masks and certain zeros cut patterns, and whether any has
+        # whether known masks and certain zeros cut patterns
         self.cutting = True
-        self.cut = False
 
     def renamed(self, names: Mapping[int, str]) -> "Tape":
         """The same values, some under other names; the tape itself is left as it is."""
