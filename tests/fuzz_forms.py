@@ -7,12 +7,14 @@ numbers, shapes, dtypes and pytrees of `jax.jacrev`, or of `jax.jacfwd` where JA
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental.sparse import BCOO
 
 import jacobians
@@ -138,41 +140,48 @@ def wrong(form: Form, seed: int) -> list[str]:
 
 
 def _compared(form: Form, point: Sequence[Any]) -> list[str]:
-    expected, finite = _expected(form, point)
-    if expected is None:
-        return []
-    lines = []
-    for name in form.formats:
-        if name == "operator" and form.rule.endswith(("clips", "clipped")):
-            # such a rule has no JVP, and an operator says so when it is asked for one
-            continue
+    # such a rule has no JVP, and an operator says so when it is asked for one
+    clips = form.rule.endswith(("clips", "clipped"))
+    ours = {f: _ours(form, f) for f in form.formats if not (clips and f == "operator")}
+    theirs = {mode: _of_jax(form, mode) for mode in ("jacrev", "jacfwd")}
+    seen: dict[str, Any] = {}
+    if form.rule == "none" and not form.way.startswith("eager"):
+        # all of them in one program, which is compiled once
         try:
-            made = _transformed(form, _ours(form, name), point)
+            seen = _transformed(form, ours | theirs, point)
+        except Exception:
+            # one of them raises: which one is found one by one
+            seen = {}
+    for mode, jac in theirs.items():
+        if mode not in seen:
+            # a rule for one mode only, or a while loop in reverse
+            with suppress(TypeError, ValueError, NotImplementedError):
+                seen |= _transformed(form, {mode: jac}, point, reference=True)
+    modes = [seen[mode] for mode in theirs if mode in seen]
+    if not modes:
+        return []
+    finite = jax.tree.map(lambda *a: np.all([np.isfinite(x) for x in a], axis=0), *modes)
+    lines = []
+    for name, jac in ours.items():
+        try:
+            made = seen[name] if name in seen else _transformed(form, {name: jac}, point)[name]
         except Exception as error:
             first_line = (str(error).strip() or "no message").splitlines()[0]
             lines.append(f"{name}: {type(error).__name__}: {first_line}")
             continue
-        lines.extend(f"{name}: {line}" for line in _differences(made, expected, finite, form, name))
+        differing = _differences(made, modes[0], finite, form, name)
+        lines.extend(f"{name}: {line}" for line in differing)
     return lines
 
 
-def _expected(form: Form, point: Sequence[Any]) -> tuple[Any, Any]:
-    """The Jacobian as JAX has it, None where it has none; and where it is finite in all modes."""
-    found = []
-    for mode in (jax.jacrev, jax.jacfwd):
+def _of_jax(form: Form, mode: str) -> Callable[..., Any]:
+    """The Jacobian as a mode of JAX has it."""
 
-        def jac(*inputs: Any, mode: Callable[..., Any] = mode) -> Any:
-            made = mode(form, form.argnums, has_aux=form.aux)(*inputs)
-            return made[0] if form.aux else made
+    def jac(*inputs: Any) -> Any:
+        made = getattr(jax, mode)(form, form.argnums, has_aux=form.aux)(*inputs)
+        return made[0] if form.aux else made
 
-        try:
-            found.append(_transformed(form, jac, point, reference=True))
-        except (TypeError, ValueError, NotImplementedError):
-            # a rule for one mode only, or a while loop in reverse
-            continue
-    if not found:
-        return None, None
-    return found[0], jax.tree.map(lambda *a: np.all([np.isfinite(x) for x in a], axis=0), *found)
+    return jac
 
 
 def _ours(form: Form, name: str) -> Callable[..., Any]:
@@ -189,26 +198,34 @@ def _ours(form: Form, name: str) -> Callable[..., Any]:
 
 
 def _transformed(
-    form: Form, jac: Callable[..., Any], point: Sequence[Any], reference: bool = False
-) -> Any:
-    """A Jacobian under the transformation that the form asks for."""
+    form: Form,
+    jacobians_asked: dict[str, Callable[..., Any]],
+    point: Sequence[Any],
+    reference: bool = False,
+) -> dict[str, Any]:
+    """Jacobians by name, under the transformation that the form asks for."""
     moved = [0.9 * x + 0.05 for x in point]
+
+    def all_of(*inputs: Any) -> dict[str, Any]:
+        return {name: jac(*inputs) for name, jac in jacobians_asked.items()}
+
     if form.way.startswith("eager"):
         if not reference or form.rule.startswith("looks"):
-            return jac(*(moved if form.way == "eager again" else point))
-        return jax.jit(jac)(*(moved if form.way == "eager again" else point))
+            return all_of(*(moved if form.way == "eager again" else point))
+        return jax.jit(all_of)(*(moved if form.way == "eager again" else point))
     if form.way == "jit":
-        return jax.jit(jac)(*point)
+        return jax.jit(all_of)(*point)
     stacked = [jnp.stack(pair) for pair in zip(point, moved, strict=True)]
     if form.way == "vmap":
-        return jax.jit(jax.vmap(jac))(*stacked)
+        return jax.jit(jax.vmap(all_of))(*stacked)
     if form.way == "scan":
-        return jax.jit(lambda *s: jax.lax.scan(lambda _, x: (None, jac(*x)), None, s)[1])(*stacked)
+        return jax.jit(lambda *s: lax.scan(lambda _, x: (None, all_of(*x)), None, s)[1])(*stacked)
 
-    def total(first: Any, *others: Any) -> Any:
-        return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(jac(first, *others)))
+    def totals(*inputs: Any) -> dict[str, Any]:
+        made = all_of(*inputs)
+        return {k: sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(v)) for k, v in made.items()}
 
-    return jax.jit(jax.jacfwd(total))(*point)
+    return jax.jit(jax.jacfwd(totals))(*point)
 
 
 def _differences(made: Any, expected: Any, finite: Any, form: Form, name: str) -> list[str]:
