@@ -11,17 +11,24 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jacobians import gates
-from jacobians.audit import Audit, RuleAudit, audit
-from jacobians.backprop import Backprop, backprop
-from jacobians.check import VJPCheck, check_vjp
-from jacobians.dense import dense_jacobian
+from jacobians import (
+    gates,
+    report,  # noqa: F401  registers how results are shown
+)
+from jacobians.check.audit.audit import audit
+from jacobians.check.audit.result import Audit, RuleAudit
+from jacobians.check.check import check_vjp
+from jacobians.check.result import VJPCheck
 from jacobians.errors import ArgumentError, JacobiansError, SpecError, WrongDerivativeError
-from jacobians.explain import Block, Explanation, explain
 from jacobians.gates import Gate
-from jacobians.jacobian import clear_cache, hessian, jacobian, value_and_jacobian
-from jacobians.plan import Plan, plan
-from jacobians.structure import Structure
+from jacobians.graph.backprop import Backprop, backprop
+from jacobians.program.dense import dense_jacobian
+from jacobians.sparse.cache import clear_cache
+from jacobians.sparse.jacobian import hessian, jacobian, value_and_jacobian
+from jacobians.sparse.plan import Plan, plan
+from jacobians.structure.explain import explain
+from jacobians.structure.explanation import Block, Explanation
+from jacobians.structure.kinds import Structure
 
 if TYPE_CHECKING:
     from jacobians import networks, testing

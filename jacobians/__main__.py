@@ -2,7 +2,7 @@
 
 import sys
 
-from jacobians.cli import main
+from jacobians.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

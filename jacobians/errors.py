@@ -23,3 +23,9 @@ class SpecError(JacobiansError):
 
 class WrongDerivativeError(JacobiansError, AssertionError):
     """A hand-written derivative differs from the derivative of its function."""
+
+
+def first_line(error: Exception) -> str:
+    """An exception as `Type: first line of its message`."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

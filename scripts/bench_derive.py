@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jacobians.arguments import bind
 from jacobians.derive.call import derive_call
-from jacobians.explain import Block
-from jacobians.structure import Structure
+from jacobians.program.call import bind
+from jacobians.structure.explanation import Block
+from jacobians.structure.kinds import Structure
 
 LIMIT = 20.0
 

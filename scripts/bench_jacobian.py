@@ -339,7 +339,7 @@ def _pair(name: str, way: str) -> None:
 
 def _ours(case: Case) -> tuple[Callable[..., Any], Any]:
     import jacobians
-    from jacobians.plan import plan
+    from jacobians.sparse.plan import plan
 
     make = jacobians.hessian if case.hessian else jacobians.jacobian
     spent = _timed_colouring()
@@ -360,7 +360,7 @@ def _ours(case: Case) -> tuple[Callable[..., Any], Any]:
 
 def _timed_colouring() -> list[float]:
     """A list that receives the seconds of every colouring from now on."""
-    from jacobians import sweep
+    from jacobians.sparse import sweep
 
     spent: list[float] = []
 
@@ -379,11 +379,11 @@ def _timed_colouring() -> list[float]:
 
 
 def _compressed(case: Case) -> tuple[Callable[..., Any], Any]:
-    from jacobians import formats
-    from jacobians.bind import bind_call
-    from jacobians.jacobian import gradient
-    from jacobians.plan import plan
-    from jacobians.prepare import prepare
+    from jacobians.sparse.bind import bind_call
+    from jacobians.sparse.forms import formats
+    from jacobians.sparse.jacobian import gradient
+    from jacobians.sparse.plan import plan
+    from jacobians.sparse.prepare import prepare
 
     f = gradient(case.f, 0, False) if case.hessian else case.f
     if plan(case.f, *case.args, of="hessian" if case.hessian else "jacobian").sweeps:

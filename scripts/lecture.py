@@ -19,9 +19,9 @@ import numpy as np
 
 # the steps below name everything that is imported here in their text
 from jacobians import backprop, explain, gates, networks  # noqa: F401
-from jacobians.backprop import Backprop
+from jacobians.graph.backprop import Backprop
 from jacobians.report import lecture  # noqa: F401
-from jacobians.report.text import array_text  # noqa: F401
+from jacobians.report.explanation import array_text  # noqa: F401
 
 
 def f(x: Any, y: Any, z: Any) -> Any:

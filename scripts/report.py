@@ -8,7 +8,7 @@ observed, and that its hand-written VJP is right; at the end the lecture's f(W, 
 
 import sys
 
-from jacobians.cli import main
+from jacobians.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["report", *sys.argv[1:]]))

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jacobians.cli.progress import progress
 from jacobians.networks import (
     SGD,
     Network,
@@ -31,7 +32,6 @@ from jacobians.networks import (
     spiral,
     train,
 )
-from jacobians.report.progress import progress
 
 DIGITS = {
     "linear": (64, 10),

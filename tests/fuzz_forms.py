@@ -18,7 +18,7 @@ from jax import lax
 from jax.experimental.sparse import BCOO
 
 import jacobians
-from jacobians.pieces import JacobianOperator
+from jacobians.sparse.forms.operator import JacobianOperator
 from tests.choices import Choices, Seeded
 from tests.derive.programs import RandomProgram, random_program
 from tests.derive.structured import ODD

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jacobians
-from jacobians.arguments import bind
 from jacobians.derive.call import derive_call
-from jacobians.evaluate import term_values
-from jacobians.explain import Block, block_of
-from jacobians.structure import Structure
+from jacobians.derive.values import term_values
+from jacobians.program.call import bind
+from jacobians.structure.explain import block_of
+from jacobians.structure.explanation import Block
+from jacobians.structure.kinds import Structure
 from tests.choices import Choices, Seeded
 from tests.derive.programs import RandomProgram, random_program
 from tests.derive.structured import INFINITE, ODD, alone

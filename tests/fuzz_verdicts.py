@@ -20,11 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import check_vjp, program
-from jacobians.compare import Compared, Entries, Sides, leaps
-from jacobians.implied import _coarsest
-from jacobians.oracle import NUDGE
-from jacobians.terms import DOUBLE, Terms
-from jacobians.verdict import verdicts
+from jacobians.check.compare import Compared, leaps
+from jacobians.check.entries import Entries
+from jacobians.check.implied import _coarsest
+from jacobians.check.oracle import NUDGE
+from jacobians.check.sides import Sides
+from jacobians.check.summands import DOUBLE, Terms
+from jacobians.check.verdict import verdicts
 from tests.choices import Seeded
 from tests.derive.programs import RandomProgram, random_program
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jacobians import Gate, backprop, check_vjp, explain, hessian, jacobian, plan
-from jacobians.arguments import argument_numbers, bind, function_name, one_of, short_type
 from jacobians.errors import ArgumentError
+from jacobians.program.call import argument_numbers, bind, function_name, one_of, short_type
 
 
 class Pair(NamedTuple):

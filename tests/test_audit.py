@@ -153,7 +153,7 @@ def test_values_are_those_of_the_function_itself():
     def f(x):
         return lax.scan(lambda c, k: (watched(c, k), None), x, jnp.arange(1, 4), reverse=True)[0]
 
-    from jacobians.capture import capture
+    from jacobians.check.audit.capture import capture
 
     (site,) = capture(f, (X,)).sites
     seen = [(np.asarray(c.values[0])[0], int(c.values[1]), c.where) for c in site.kept]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import jacobians
 from jacobians import check_vjp, gates
+from jacobians.check.implied import row_colours
 from jacobians.errors import ArgumentError, WrongDerivativeError
-from jacobians.implied import row_colours
 
 
 def relu(x):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from jacobians.cli import main
+from jacobians.cli.main import main
 
 MODULE = """
 import jax

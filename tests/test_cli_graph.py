@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from jacobians.cli import main
+from jacobians.cli.main import main
 
 MODULE = """
 import jax

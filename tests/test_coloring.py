@@ -6,14 +6,14 @@ import scipy.sparse as sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jacobians.coloring import (
+from jacobians.sparse.coloring import (
     color_columns,
     color_symmetric,
     is_valid_coloring,
     lower_bound,
     symmetric_lower_bound,
 )
-from jacobians.coloring.greedy import Graph, greedy_coloring
+from jacobians.sparse.coloring.greedy import Graph, greedy_coloring
 
 
 def entries(matrix):

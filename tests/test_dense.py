@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jacobians import dense
-from jacobians.dense import dense_jacobian
 from jacobians.errors import ArgumentError
+from jacobians.program import dense
+from jacobians.program.dense import dense_jacobian
 
 
 def two(params, x):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jacobians import audit, check_vjp
-from jacobians.diagnose.budget import Budget, OutOfTime, budget_of
-from jacobians.diagnose.words import place_of, ratio_text
+from jacobians.check.diagnose.budget import Budget, OutOfTime, budget_of
+from jacobians.check.diagnose.words import place_of, ratio_text
 from jacobians.errors import ArgumentError
 from tests.mistakes import FUNCTIONS, MISTAKES, as_custom, inputs
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from jax.experimental.sparse import BCOO
 
 import jacobians
-from jacobians import ArgumentError, formats, hessian, jacobian, value_and_jacobian
-from jacobians.bind import bind_call
-from jacobians.coloring import is_valid_coloring
-from jacobians.jacobian import entry_for
-from jacobians.prepare import prepare
+from jacobians import ArgumentError, hessian, jacobian, value_and_jacobian
+from jacobians.sparse.bind import bind_call
+from jacobians.sparse.cache import entry_for
+from jacobians.sparse.coloring import is_valid_coloring
+from jacobians.sparse.forms import formats
+from jacobians.sparse.prepare import prepare
 from tests.test_explain import TABLE
 
 
@@ -406,7 +407,7 @@ def test_a_point_known_inside_jit_leaves_no_tracer_behind():
 def test_the_cache_is_used_and_bounded(monkeypatch):
     from jacobians import jacobian as _  # noqa: F401
 
-    module = __import__("sys").modules["jacobians.jacobian"]
+    module = __import__("sys").modules["jacobians.sparse.cache"]
     jacobians.clear_cache()
     x = values(4)
     jac = jacobian(lambda x: jnp.tanh(x) * 2)
@@ -792,7 +793,7 @@ def failing_derivation(monkeypatch):
         def raising(*_):
             raise fault
 
-        monkeypatch.setattr(sys.modules["jacobians.prepare"], "derive_linear", raising)
+        monkeypatch.setattr(sys.modules["jacobians.sparse.prepare"], "derive_linear", raising)
         jacobians.clear_cache()
 
     yield fail_with
@@ -834,7 +835,7 @@ def test_a_rule_for_vjps_alone_inside_what_has_no_jvp_is_taken_backwards():
 
 
 def test_entries_that_take_too_long_to_list_are_all_computed(monkeypatch):
-    prepared = __import__("sys").modules["jacobians.prepare"]
+    prepared = __import__("sys").modules["jacobians.sparse.prepare"]
     real = prepared.block_pattern
 
     def unlisted(terms, out_shape, in_shape):

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from jacobians import jacobian
-from jacobians.arguments import bind
-from jacobians.specs import load_function, parse_spec
+from jacobians.cli.specs import load_function, parse_spec
+from jacobians.program.call import bind
 from tests.choices import Drawn
 from tests.derive.functions import TABLE as FUNCTIONS
 from tests.derive.programs import programs

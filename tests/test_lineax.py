@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 
 from jacobians import ArgumentError, hessian, jacobian
-from jacobians.pieces import Piece
+from jacobians.sparse.forms.pieces import Piece
 from tests.derive.programs import programs
 from tests.test_explain import TABLE
 from tests.test_jacobian import arrow, clipped_gradient, heat, rosenbrock, values

@@ -6,7 +6,7 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jacobians.observe import observe
+from jacobians.structure.observed import observe
 
 
 def see(*matrices, out_shape=None, in_shape=None, **options):

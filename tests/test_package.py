@@ -26,7 +26,7 @@ def test_public_names_exist_and_are_documented():
 
 
 def test_functions_shadow_their_modules_whatever_is_imported_first():
-    code = "import jacobians.report.text, jacobians; print(callable(jacobians.explain))"
+    code = "import jacobians.structure.explain, jacobians; print(callable(jacobians.explain))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
 

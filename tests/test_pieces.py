@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jacobians
-from jacobians import ArgumentError, jacobian, pieces, plan
+from jacobians import ArgumentError, jacobian, plan
+from jacobians.sparse.forms import pieces
 from tests.test_jacobian import (
     arrow,
     clipped_gradient,

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jacobians.cli.specs import DISTRIBUTIONS, DTYPES, load_function, needs_x64, parse_spec
 from jacobians.errors import SpecError
-from jacobians.specs import DISTRIBUTIONS, DTYPES, load_function, needs_x64, parse_spec
 
 
 @pytest.mark.parametrize("short", [s for s in DTYPES if s not in ("f64", "i64", "u64", "c128")])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jacobians import program
-from jacobians.strip import has_custom_rules, strip_custom_rules
+from jacobians.program.strip import has_custom_rules, strip_custom_rules
 
 
 @jax.custom_vjp

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jacobians.structure import DEFINITIONS, KINDS, Structure, most_specific
+from jacobians.structure.kinds import DEFINITIONS, KINDS, Structure, most_specific
 
 
 def test_every_kind_is_defined_once_and_ordered():

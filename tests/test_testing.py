@@ -216,7 +216,7 @@ def test_a_failure_shrinks_to_a_small_shape_and_round_numbers_and_can_be_pasted(
 ) -> None:
     # every step of shrinking would look for the cause anew
     without_causes = functools.partial(check_vjp, diagnose=False)
-    monkeypatch.setattr("jacobians.testing.check_vjp", without_causes)
+    monkeypatch.setattr("jacobians.testing.vjp.check_vjp", without_causes)
     fresh = settings(database=None, derandomize=True, deadline=None)
     message = failure(vjp_test(scaled_rows, "(m,n),(n)->(m,n)", max_side=2, settings=fresh))
     code = pasted(message)
@@ -291,7 +291,7 @@ def test_options_of_a_ready_made_test_that_do_not_fit_are_named(call: Any, messa
 
 def test_the_readmes_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     few = functools.partial(vjp_test, max_examples=4)
-    monkeypatch.setattr("jacobians.testing.vjp_test", few)
+    monkeypatch.setattr("jacobians.testing.vjp.vjp_test", few)
     text = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     (block,) = (
         part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "vjp_test(" in part

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jacobians
-from jacobians.terms import Terms
+from jacobians.check.summands import Terms
 from tests.fuzz_verdicts import findings
 
 # verdicts only: the search for what a mistake is takes longer than finding it

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from jacobians import program
-from jacobians.widen import TiedToPrecisionError, coarsest, run_wide, wide_rule
+from jacobians.program.wide import TiedToPrecisionError, coarsest, run_wide, wide_rule
 
 X = np.linspace(-1.0, 2.0, 12).reshape(4, 3)
 # an index array keeps gather and, in a derivative, scatter-add in the program

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from jacobians.structure import KINDS, Structure
+from jacobians.structure.kinds import KINDS, Structure
 from tests.words import false_properties, false_words, outside_statement
 
 G = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 
-from jacobians.structure import KINDS, Structure
+from jacobians.structure.kinds import KINDS, Structure
 
 Shape = tuple[int, ...]
 

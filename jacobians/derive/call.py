@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jacobians import program
-from jacobians.algebra.block import Terms
-from jacobians.arguments import Call
+from jacobians.derive.algebra.block import Terms
+from jacobians.derive.derive import Derivation, derive
 from jacobians.derive.tape import Tape
-from jacobians.derive.walk import Derivation, derive
+from jacobians.program.call import Call
 
 
 @dataclass(frozen=True, eq=False)

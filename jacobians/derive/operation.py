@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
-from jacobians.algebra import affine
-from jacobians.algebra import coefficient as coefficients
-from jacobians.algebra.affine import ZERO, Affine
-from jacobians.algebra.coefficient import Coefficient, Factor, Product
-from jacobians.algebra.term import Term
+from jacobians.derive.algebra import affine
+from jacobians.derive.algebra import coefficient as coefficients
+from jacobians.derive.algebra.affine import ZERO, Affine
+from jacobians.derive.algebra.coefficient import Coefficient, Factor, Product
+from jacobians.derive.algebra.term import Term
 from jacobians.derive.tape import Function, Node, Tape
 
 Shape = tuple[int, ...]

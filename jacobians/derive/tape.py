@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
-from jacobians.derive.rounding import Radius, exact_constant, radii
+from jacobians.derive.facts.rounding import Radius, exact_constant, radii
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 

@@ -15,30 +15,26 @@ from math import prod
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
-from jacobians.algebra import coefficient as coefficients
-from jacobians.algebra import entries
-from jacobians.algebra.affine import ZERO
-from jacobians.algebra.block import Terms, compose_all, identity, limited, union, wide
-from jacobians.algebra.term import Term, compose, normal, pattern_only
-from jacobians.derive import control, indexing, moving, reducing
-from jacobians.derive.certain import undefined, zeros
-from jacobians.derive.elementwise import (
-    ELEMENTWISE,
-    NO_DERIVATIVE,
-    SAME,
-    derivative,
-)
-from jacobians.derive.fits import misfit
-from jacobians.derive.masks import conditions, restrict
+from jacobians.derive.algebra import coefficient as coefficients
+from jacobians.derive.algebra import entries
+from jacobians.derive.algebra.affine import ZERO
+from jacobians.derive.algebra.block import Terms, compose_all, identity, limited, union, wide
+from jacobians.derive.algebra.normal import compose, normal, pattern_only
+from jacobians.derive.algebra.points import grid_size, points
+from jacobians.derive.algebra.term import Term
+from jacobians.derive.facts.certain import undefined, zeros
+from jacobians.derive.facts.fits import misfit
+from jacobians.derive.facts.masks import conditions, restrict
+from jacobians.derive.facts.paths import fair_paths, has_more_paths, without_paths
+from jacobians.derive.facts.rounding import Radius
 from jacobians.derive.operation import Local, Operation, restrict_index
-from jacobians.derive.paths import fair_paths, has_more_paths, without_paths
-from jacobians.derive.rounding import Radius
+from jacobians.derive.rules import indexing, moving, reducing
+from jacobians.derive.rules.elementwise import ELEMENTWISE, NO_DERIVATIVE, SAME, derivative
 from jacobians.derive.tape import Node, Tape, Value
-from jacobians.program import Program
+from jacobians.program.view import Program, is_inexact
 
 RULES = {**moving.RULES, **reducing.RULES, **indexing.RULES}
 
@@ -51,31 +47,30 @@ WRAPPING = {"broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims"
 LONG_CALL = 12
 
 
-@dataclass(frozen=True, eq=False)
-class Derivation:
-    """What a walk found.
+# an equation walked by entering its programs; None where they cannot be entered
+Handler = Callable[["Walk", Any, list[int]], list[int] | None]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """How a walk gets inside the operations that no rule of one step says everything of.
 
     Attributes:
-        tape: every value that coefficients refer to.
-        inputs: numbers of the program's inputs on the tape.
-        outputs: numbers of its outputs.
-        blocks: terms by (output position, input position); zero blocks are absent.
-        notes: sentences about operations that were treated more widely than they are.
-        custom: names of the custom derivative rules that were passed by.
+        handlers: by primitive: calls, loops and branches, entered.
+        linearised: the local terms of an operation from its own linearisation, None for none.
+        implemented: walks an operation by its implementation, and says whether it has one.
     """
 
-    tape: Tape
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    blocks: Mapping[tuple[int, int], Terms]
-    notes: tuple[str, ...]
-    custom: tuple[str, ...] = ()
+    handlers: Mapping[str, Handler]
+    linearised: Callable[["Walk", Operation, Sequence[int]], list[Local] | None]
+    implemented: Callable[["Walk", Operation, Sequence[int]], bool]
 
 
 @dataclass(eq=False)
 class Walk:
     """The state of one walk: the tape, the blocks of every value, the notes."""
 
+    inside: Inside
     tape: Tape = field(default_factory=Tape)
     blocks: dict[int, Blocks] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
@@ -191,7 +186,7 @@ class Walk:
             if program.is_users_rule(equation):
                 self.custom.append(program.call_name(equation) or "a custom rule")
             return self.run(inner, operands, program.call_name(equation))
-        handler = control.HANDLERS.get(equation.primitive.name)
+        handler = self.inside.handlers.get(equation.primitive.name)
         if handler is not None:
             results = handler(self, equation, operands)
             if results is not None:
@@ -287,9 +282,9 @@ class Walk:
         if rule is not None:
             self.apply(node, rule(operation), outputs)
             return
-        locals_ = control.linearised(self, operation, outputs)
+        locals_ = self.inside.linearised(self, operation, outputs)
         if locals_ is None:
-            if control.implemented(self, operation, outputs):
+            if self.inside.implemented(self, operation, outputs):
                 return
             self.note(
                 f"no rule for {node.op!r}: every output of it is taken to depend on every input"
@@ -420,7 +415,7 @@ def add_undefined(
     masks = {k: mask for k, mask in masks.items() if mask is not None}
     if not masks:
         return
-    uncut = Walk(keep_rules=walk.keep_rules)
+    uncut = Walk(walk.inside, keep_rules=walk.keep_rules)
     uncut.tape.cutting = False
     uncut_numbers = dict(zip(outputs, again(uncut), strict=True))
     sources = [k for k, found in walk.blocks.items() if k in found]
@@ -453,7 +448,7 @@ def _is_empty(term: Term) -> bool:
     if not term.guards and not term.zeros and len(term.bounds) < 2:
         return False
     plain = pattern_only(term)
-    return entries.grid_size(plain) <= MAX_EMPTY and entries.points(plain).count == 0
+    return grid_size(plain) <= MAX_EMPTY and points(plain).count == 0
 
 
 # index vectors looked at to tell whether a term has any that meets its conditions
@@ -477,8 +472,8 @@ def _reached_rows(blocks: Iterable[Terms], shape: tuple[int, ...]) -> Any:
     """Which entries of a result some term of its blocks reaches, none where that is too long."""
     reached = np.zeros(prod(shape), bool)
     for term in (pattern_only(t) for terms in blocks for t in terms):
-        if entries.grid_size(term) <= MAX_COMPARED:
-            reached[entries.points(term).flat(term.out, shape)] = True
+        if grid_size(term) <= MAX_COMPARED:
+            reached[points(term).flat(term.out, shape)] = True
     return reached.reshape(shape)
 
 
@@ -499,36 +494,6 @@ def _every_case(operation: Operation) -> Iterator[Local]:
             yield Local(0, k, identity(operation.out_shapes[0]))
 
 
-def derive(
-    inner: Program, differentiable: Sequence[bool] | None = None, names: Sequence[str] = ()
-) -> Derivation:
-    """Derives the Jacobian blocks of a program.
-
-    Args:
-        inner: the program.
-        differentiable: which of its inputs to differentiate with respect to; by default all that
-            have a floating-point type.
-        names: names of the inputs, for formulas.
-
-    Returns:
-        The blocks, and the tape that their coefficients refer to.
-    """
-    walk = Walk()
-    inputs, outputs = _walked(walk, inner, differentiable, names)
-    add_undefined(walk, outputs, lambda other: _walked(other, inner, differentiable, names)[1])
-    blocks = {}
-    for o, number in enumerate(outputs):
-        if not walk.has_derivative(number):
-            continue
-        for i, source in enumerate(inputs):
-            terms = without_empty(walk.blocks.get(number, {}).get(source, ()))
-            if terms:
-                blocks[o, i] = terms
-    return Derivation(
-        walk.tape, tuple(inputs), tuple(outputs), blocks, tuple(walk.notes), tuple(walk.custom)
-    )
-
-
 def _walked(
     walk: Walk, inner: Program, differentiable: Sequence[bool] | None, names: Sequence[str]
 ) -> tuple[list[int], list[int]]:
@@ -545,13 +510,6 @@ def _walked(
         if chosen and walk.has_derivative(number):
             walk.blocks[number] = {number: (identity(shape),)}
     return inputs, walk.run(inner, inputs)
-
-
-def is_inexact(dtype: Any) -> bool:
-    """Whether a dtype is floating point or complex."""
-    if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
-        return False
-    return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 def _first(pair: tuple[str, Any]) -> str:

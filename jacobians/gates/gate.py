@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobians.arguments import one_of, short_type
 from jacobians.errors import ArgumentError
 from jacobians.gates.signature import Signature, Sizes, bind_shapes, parse_signature
+from jacobians.program.call import one_of, short_type
 
 Group = Literal["scalar", "vector", "loss"]
 Domain = Literal["real", "positive", "nonzero"]

@@ -42,7 +42,6 @@ RELU = Gate(
     convention="at 0 the gradient is 0",
 )
 
-
 ELEMENTWISE_MAXIMUM = Gate(
     "elementwise_maximum",
     scalar.maximum,
@@ -231,7 +230,6 @@ SQUARED_NORM_OF_PRODUCT = Gate(
     role="switches",
     why="two gates as one, q = W·x then ‖q‖²: W receives 2q·xᵀ, and x receives 2Wᵀ·q",
 )
-
 
 GATES = (
     RELU,

@@ -11,12 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jacobians.derive.walk import is_inexact
 from jacobians.errors import ArgumentError
-from jacobians.expression import number_text
 from jacobians.graph.build import Slot, Step, pull_back
 from jacobians.graph.label import operation_text
-from jacobians.graph.model import Contribution, Node, Wire
+from jacobians.graph.model import Node
+from jacobians.graph.wire import Contribution, Wire
+from jacobians.notation.numbers import number_text
+from jacobians.program.view import is_inexact
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
-from jacobians.derive.walk import is_inexact
 from jacobians.errors import ArgumentError
 from jacobians.graph.origin import Origin
-from jacobians.program import Program
+from jacobians.program.view import Program, is_inexact
 
 MAX_STEPS = 2000
 LOOPS = ("scan", "while", "cond")

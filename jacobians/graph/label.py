@@ -8,21 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from jacobians import program
-from jacobians.derive.elementwise import superscript
-from jacobians.expression import CALLS, group, slice_text
+from jacobians.derive.rules.elementwise import superscript
 from jacobians.graph.build import Step
+from jacobians.notation.expression import slice_text
+from jacobians.notation.numbers import group
+from jacobians.notation.operation import CALLS, SHORT, SYMBOLS
 
 INFIX = {"add": " + ", "add_any": " + ", "sub": " − ", "div": "/", "mul": "·"}
 COMPARISONS = {"gt": " > ", "ge": " ≥ ", "lt": " < ", "le": " ≤ ", "eq": " = ", "ne": " ≠ "}
-SHORT = {
-    "broadcast_in_dim": "broadcast", "reduce_sum": "Σ", "reduce_max": "max", "reduce_min": "min",
-    "select_n": "select", "dynamic_slice": "slice", "dot_general": "product",
-    "convert_element_type": "convert",
-    "conv_general_dilated": "convolution", "stop_gradient": "stop",
-}  # fmt: skip
-# what a small box shows, as the lecture draws it
-SYMBOLS = {"add": "+", "add_any": "+", "sub": "−", "mul": "×", "div": "÷", "neg": "×(−1)",
-           "dot_general": "·", "reduce_sum": "Σ", "integer_pow": "power"}  # fmt: skip
+
 MOST_SHOWN = 6
 
 

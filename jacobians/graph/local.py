@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jacobians import program, prove, strip
-from jacobians.arguments import Call, Leaf
+from jacobians import program
 from jacobians.derive.call import derive_call
-from jacobians.derive.walk import is_inexact
-from jacobians.formula import formulas
 from jacobians.graph.build import Step, pull_back
-from jacobians.structure import Structure
+from jacobians.notation.formula import formulas
+from jacobians.program import strip
+from jacobians.program.call import Call, Leaf
+from jacobians.program.view import is_inexact
+from jacobians.structure import proved
+from jacobians.structure.kinds import Structure
 
 if TYPE_CHECKING:
-    from jacobians.graph.model import Wire
-
+    from jacobians.graph.wire import Wire
 
 MAX_DIAGONAL = 1 << 16
 
@@ -106,7 +107,7 @@ def local_gradients(
     for o in results:
         for k, position in zip(active, call.selected, strict=True):
             output, input_ = call.outputs[o], call.inputs[position]
-            proof = prove.prove(
+            proof = proved.prove(
                 derivation.terms(o, position), output.shape, input_.shape,
                 (derivation.number(position),), derivation.tape.certain,
             )  # fmt: skip

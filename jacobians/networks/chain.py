@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jacobians.errors import ArgumentError
-from jacobians.explain import Block, Explanation, explain
 from jacobians.gates.scalar import scale
 from jacobians.networks.model import Network, Params, scores
+from jacobians.notation import show
+from jacobians.structure.explain import explain
+from jacobians.structure.explanation import Block, Explanation
 
 Array = Any
 
@@ -66,9 +68,7 @@ class Chain:
     difference: float
 
     def __str__(self) -> str:
-        from jacobians.report.network_text import chain_text
-
-        return chain_text(self)
+        return show.text(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +99,7 @@ class Collapse:
     product_difference: float
 
     def __str__(self) -> str:
-        from jacobians.report.network_text import collapse_text
-
-        return collapse_text(self)
+        return show.text(self)
 
 
 def chain(network: Network, params: Params, x: Array) -> Chain:

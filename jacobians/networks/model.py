@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobians.arguments import short_type
 from jacobians.errors import ArgumentError
 from jacobians.gates.gate import Gate
 from jacobians.gates.loss import CROSS_ENTROPY, l2_regularisation
 from jacobians.gates.vector import ADD_BIAS, RELU, matmul, matmul_vjp
+from jacobians.program.call import short_type
 
 Params = Mapping[str, Any]
 Array = Any

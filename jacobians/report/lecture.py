@@ -6,9 +6,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jacobians.explain import explain
 from jacobians.gates import vector
-from jacobians.report.text import LABEL, Style, array_text, plain
+from jacobians.report.lines import LABEL, Style, array_text, plain
+from jacobians.structure.explain import explain
 
 W = ((0.1, 0.5), (-0.3, 0.8))
 X = (0.2, 0.4)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jacobians.algebra import entries
-from jacobians.arguments import bind
+from jacobians.derive.algebra import entries
 from jacobians.derive.call import derive_call
+from jacobians.program.call import bind
 
 
 def proved_entries(

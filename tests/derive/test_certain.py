@@ -7,8 +7,8 @@ import pytest
 from jax import lax
 
 import jacobians
-from jacobians.derive import special
-from jacobians.derive.special import ORDINARY, SPECIAL, kinds_of
+from jacobians.derive.facts import special
+from jacobians.derive.facts.special import ORDINARY, SPECIAL, kinds_of
 
 NUMBERS = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 0.5, 1.0, 2.5, -0.5, -1.0, -2.5])
 

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import pytest
 
 from jacobians import explain
-from jacobians.algebra import affine
-from jacobians.algebra.affine import constant, variable
-from jacobians.algebra.term import Term
 from jacobians.derive import walk
-from jacobians.derive.fits import misfit
+from jacobians.derive.algebra import affine
+from jacobians.derive.algebra.affine import constant, variable
+from jacobians.derive.algebra.term import Term
+from jacobians.derive.facts.fits import misfit
 from jacobians.derive.operation import Local
 
 V = affine.fresh()

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from jax import lax
 
-from jacobians.arguments import bind
 from jacobians.derive.call import derive_call
 from jacobians.derive.tape import evaluate_tape
-from jacobians.formula import bar, formulas
+from jacobians.notation.expression import bar
+from jacobians.notation.formula import formulas
+from jacobians.program.call import bind
 from tests.derive.programs import RandomProgram, programs
 from tests.derive.reading import NotReadableError, by_index, by_matrix
 

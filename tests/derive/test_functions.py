@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from jacobians import dense
-from jacobians.algebra import entries
-from jacobians.arguments import bind
+from jacobians.cli.specs import load_function, parse_spec
+from jacobians.derive.algebra import entries
 from jacobians.derive.call import derive_call
-from jacobians.explain import block_of, explain, random_points
-from jacobians.prove import prove
-from jacobians.specs import load_function, parse_spec
+from jacobians.program import dense
+from jacobians.program.call import bind
+from jacobians.structure.explain import block_of, explain, random_points
+from jacobians.structure.proved import prove
 from tests.derive.functions import TABLE
 from tests.fuzz_structure import false_of_block
 

@@ -7,9 +7,9 @@ import pytest
 from jax import lax
 
 from jacobians import explain
-from jacobians.arguments import bind
 from jacobians.derive.call import derive_call
-from jacobians.derive.ranges import range_of
+from jacobians.derive.facts.ranges import range_of
+from jacobians.program.call import bind
 from tests.derive.patterns import proved_entries
 
 

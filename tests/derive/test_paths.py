@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from jacobians import jacobian
-from jacobians.algebra import affine, entries
-from jacobians.algebra.affine import variable
-from jacobians.algebra.projection import projected
-from jacobians.algebra.table import Table
-from jacobians.algebra.term import Guard, Term
-from jacobians.arguments import bind
+from jacobians.derive.algebra import affine, entries
+from jacobians.derive.algebra.affine import variable
+from jacobians.derive.algebra.projection import projected
+from jacobians.derive.algebra.table import Table
+from jacobians.derive.algebra.term import Guard, Term
 from jacobians.derive.call import derive_call
-from jacobians.evaluate import term_values
+from jacobians.derive.values import term_values
+from jacobians.program.call import bind
 
 KINDS = ("sparse", "very sparse", "dense", "band", "triangle", "blocks", "permutation")
 N = 9

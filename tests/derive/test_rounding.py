@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jacobians import explain
-from jacobians.algebra import entries
-from jacobians.arguments import bind
+from jacobians.derive.algebra import entries
 from jacobians.derive.call import derive_call
-from jacobians.derive.walk import derive
-from jacobians.program import trace
+from jacobians.derive.derive import derive
+from jacobians.program.call import bind
+from jacobians.program.view import trace
 
 X = jnp.arange(1.0, 8.0)
 TENTHS = np.float32(0.1) * np.arange(7, dtype=np.float32)

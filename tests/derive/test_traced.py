@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import jacobians
-from jacobians.specs import load_function, parse_spec
+from jacobians.cli.specs import load_function, parse_spec
 from tests.derive.functions import TABLE
 from tests.derive.programs import programs
 

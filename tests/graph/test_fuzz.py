@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from jacobians.backprop import Backprop, backprop
-from jacobians.report.graph_dot import graph_dot
-from jacobians.report.graph_svg import graph_svg
-from jacobians.report.graph_text import graph_text
+from jacobians.graph.backprop import Backprop, backprop
+from jacobians.report.dot import graph_dot
+from jacobians.report.graph import graph_text
+from jacobians.report.svg import graph_svg
 from tests.derive.programs import RandomProgram, programs
 
 

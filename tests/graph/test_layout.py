@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jacobians.graph.layout import crossings, layered
+from jacobians.report.layout import crossings, layered
 
 
 @st.composite

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jacobians import gates
-from jacobians.report.code import check_code, value_source
+from jacobians.testing.code import check_code, value_source
 
 
 def read_back(source: str | None) -> Any:

@@ -12,9 +12,9 @@ import pytest
 from jax import lax
 
 from jacobians import backprop
-from jacobians.report.graph_json import graph_dict
-from jacobians.report.graph_text import graph_text, local_text, value_text
-from jacobians.report.json import to_json
+from jacobians.report.data import to_json
+from jacobians.report.graph import graph_text, local_text, value_text
+from jacobians.report.graph_data import graph_dict
 
 CIRCUIT = """\
       value         forward  gradient

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jacobians import explain, gates
-from jacobians.report.gate_text import gate_text
-from jacobians.report.json import clean, to_json
+from jacobians.notation.numbers import number
+from jacobians.notation.spy import spy, tile_size
+from jacobians.report.data import clean, to_json
+from jacobians.report.explanation import explanation_text
+from jacobians.report.gate import gate_text
 from jacobians.report.lecture import lecture_text
-from jacobians.report.spy import spy, tile_size
-from jacobians.report.text import array_text, explanation_text, matrix_lines, number
+from jacobians.report.lines import array_text, matrix_lines
 
 
 @given(st.integers(1, 90), st.integers(1, 160), st.data(), st.integers(1, 20), st.integers(1, 10))

@@ -1,0 +1,1 @@
+"""Is this derivative right? The explicit Jacobian against what a rule claims."""

@@ -1,0 +1,205 @@
+"""A Jacobian too large to compare entry by entry: random cotangents, and the chance of an error.
+
+The rule and the program pull the same few random cotangents back; each column of the Jacobian is
+judged by its products with them. The product with a Gaussian vector of a column whose error has
+norm e is Gaussian with standard deviation e, so that a column that is off by a multiple of its
+tolerance escapes one probe with a known probability, and all of them with that to their power.
+
+    >>> probed(call, rule, oracle, notes)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import pi, sqrt
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jacobians import program
+from jacobians.check import kinks
+from jacobians.check.implied import DOUBLE, pulled, rounding_to_first_order
+from jacobians.check.oracle import NUDGE, Oracle
+from jacobians.check.rule import Rule
+from jacobians.check.summands import drawn, largest, rounding_slopes
+from jacobians.errors import ArgumentError, first_line
+from jacobians.program.call import Call, output_templates
+
+Array = NDArray[Any]
+
+PROBES = 8
+# an error of this many tolerances goes unseen with the probability that the report states
+DETECTED = 10.0
+MISSED = sqrt(2.0 / pi) / DETECTED
+RELATIVE = 1e-5
+MAX_LOOKS = 64
+# rounding may be this many times what one error of every operation leaves
+NOISE = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """Products of one block's columns with random cotangents.
+
+    Attributes:
+        output: position of the output leaf.
+        input: position of the input leaf.
+        expected: by probe and column.
+        actual: by probe and column.
+        tolerance: by probe and column.
+        wrong: which columns are wrong.
+        kinks: how many columns differ at a kink, within the one-sided derivatives.
+    """
+
+    output: int
+    input: int
+    expected: Array
+    actual: Array
+    tolerance: Array
+    wrong: NDArray[np.bool_]
+    kinks: int
+
+
+def probed(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> list[Probed]:
+    """Compares columns by random cotangents.
+
+    Args:
+        call: the call.
+        rule: the hand-written derivative, bound to the call.
+        oracle: the derivative of the program.
+        notes: sentences for the reader are appended here.
+
+    Returns:
+        One comparison per block.
+
+    Raises:
+        ArgumentError: the program has no reverse mode, or the rule no double precision.
+    """
+    chosen = [oracle.wide[k] for k in call.selected]
+    places = [k for k, leaf in enumerate(call.outputs) if leaf.differentiable]
+    generator = np.random.default_rng(0)
+    result = []
+    with jax.enable_x64(True):
+        templates = output_templates(call, oracle.wide)
+        try:
+            primal, pull = jax.vjp(oracle.plain, *(jnp.asarray(v) for v in chosen))
+            moved = [oracle.nudged(NUDGE)[k] for k in call.selected]
+            nudged = jax.vjp(oracle.plain, *(jnp.asarray(v) for v in moved))[1]
+        except Exception as error:
+            raise ArgumentError(
+                "the Jacobian is too large to compare entry by entry, and the function cannot be "
+                f"differentiated in reverse ({first_line(error)}): check at smaller shapes"
+            ) from error
+        for place, o in enumerate(places):
+            probes = [generator.normal(size=templates[place].shape) for _ in range(PROBES)]
+            sides: list[list[list[Array]]] = [[], [], []]
+            for probe in probes:
+                cotangent = [jnp.zeros(t.shape, t.dtype) for t in templates]
+                cotangent[place] = jnp.asarray(probe, templates[place].dtype)
+                given = [c.astype(y.dtype) for c, y in zip(cotangent, primal, strict=True)]
+                for side, made in zip(
+                    sides,
+                    (pull(tuple(given)), nudged(tuple(given)),
+                     pulled(call, rule, oracle.wide, cotangent)),
+                    strict=True,
+                ):  # fmt: skip
+                    side.append([np.asarray(c, np.float64).ravel() for c in made])
+            for number, k in enumerate(call.selected):
+                expected, other, actual = (np.stack([s[number] for s in side]) for side in sides)
+
+                def noise(number: int = number, place: int = place, probes: Any = probes) -> Array:
+                    return _noise(call, rule, oracle, number, place, probes, templates)
+
+                result.append(
+                    _judged(oracle, o, k, place, number, probes, expected, other, actual, noise)
+                )
+    notes.append(
+        f"too large to compare entry by entry: {PROBES} random cotangents. A column of the "
+        f"Jacobian that is wrong by {DETECTED * RELATIVE:.0e} of its size goes unseen with a "
+        f"probability of at most {MISSED**PROBES:.0e}"
+    )
+    return result
+
+
+def _noise(
+    call: Call,
+    rule: Rule,
+    oracle: Oracle,
+    number: int,
+    place: int,
+    probes: Sequence[Array],
+    templates: Sequence[Any],
+) -> Array:
+    """How far rounding moves the products with random cotangents, by probe and column."""
+    chosen = [jnp.asarray(oracle.wide[k]) for k in call.selected]
+    result = np.zeros((len(probes), chosen[number].size))
+
+    def pulled_back(*given: Any) -> Any:
+        return jax.vjp(oracle.plain, *given[: len(chosen)])[1](given[len(chosen) :])
+
+    try:
+        traced = program.trace(
+            pulled_back, [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in [*chosen, *templates]]
+        )
+        of_rule = rounding_to_first_order(call, rule)
+        for k, probe in enumerate(probes):
+            cotangent = [jnp.zeros(t.shape, t.dtype) for t in templates]
+            cotangent[place] = jnp.asarray(probe, templates[place].dtype)
+            for numbers in drawn():
+                truth = rounding_slopes(traced, chosen, cotangent, DOUBLE, 0.0, numbers)
+                mine = of_rule(oracle.wide, cotangent, DOUBLE, 0.0, numbers)
+                for made in (truth[number], mine[number]):
+                    result[k] = np.maximum(result[k], largest([[made]])[0])
+    except Exception:
+        # JAX cannot differentiate one of them twice: nothing more is excused
+        return result
+    return result
+
+
+def _judged(
+    oracle: Oracle,
+    output: int,
+    leaf: int,
+    place: int,
+    number: int,
+    probes: Sequence[Array],
+    expected: Array,
+    moved: Array,
+    actual: Array,
+    noise: Callable[[], Array],
+) -> Probed:
+    """The verdict on the columns of one block; `noise` is what rounding moves its products by."""
+    size = np.sqrt(np.mean(expected**2, axis=0, keepdims=True))
+    change = np.sqrt(np.mean((moved - expected) ** 2, axis=0, keepdims=True))
+    tolerance = RELATIVE * size + np.minimum(16e-3 * change, 0.1 * size)
+    tolerance = np.broadcast_to(tolerance + 1e-290, expected.shape)
+    with np.errstate(invalid="ignore"):
+        wrong = ~((np.abs(actual - expected) <= tolerance).all(axis=0))
+        if wrong.any():
+            # what is left where terms cancel is rounding of the terms
+            tolerance = tolerance + NOISE * noise()
+            wrong = ~((np.abs(actual - expected) <= tolerance).all(axis=0))
+    at_kinks = 0
+    columns = np.flatnonzero(wrong)
+    values = [oracle.wide[k] for k in oracle.call.selected]
+    for column in columns[:MAX_LOOKS]:
+        samples = kinks.one_sided(oracle.plain, values, number, [np.array([column])], 1e-7, 1e-13)
+        beside = samples.derivatives[place][0]
+        if not np.isfinite(beside).all():
+            continue
+        if not kinks.is_kink(beside).any():
+            continue
+        low, high = beside.min(axis=0), beside.max(axis=0)
+        fits = True
+        for p, probe in enumerate(probes):
+            c = probe.ravel()
+            least = float(np.minimum(c * low, c * high).sum())
+            most = float(np.maximum(c * low, c * high).sum())
+            slack = float(tolerance[p, column]) + 1e-6 * max(abs(least), abs(most))
+            fits = fits and least - slack <= actual[p, column] <= most + slack
+        if fits:
+            wrong[column] = False
+            at_kinks += 1
+    return Probed(output, leaf, expected, actual, np.asarray(tolerance), wrong, at_kinks)

@@ -1,0 +1,72 @@
+"""Which entries a loop can reach after any number of steps: closures of dependence matrices.
+
+A step of a loop is a matrix of index relations between its carries; the loop's is the sum of the
+powers of that matrix, which settles after a few products or is given up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jacobians.derive.algebra import coefficient as coefficients
+from jacobians.derive.algebra.block import Terms, add_all, compose_all, hull, identity, union, wide
+from jacobians.derive.algebra.term import Term, contains, key
+
+Shapes = Sequence[tuple[int, ...]]
+Matrix = dict[tuple[int, int], Terms]
+
+EXACT_ROUNDS = 8
+
+
+def closure(step: Matrix, shapes: Shapes) -> Matrix:
+    """A* = I ∪ A ∪ A² ∪ … for the block matrix A of one step, as patterns.
+
+    Args:
+        step: the blocks of one step, carry by carry; absent blocks are zero.
+        shapes: the shapes of the carries.
+
+    Returns:
+        The blocks of any number of steps, identity included.
+    """
+    base: Matrix = {}
+    for i, shape in enumerate(shapes):
+        same = identity(shape)
+        base[i, i] = union([replace(same, coefficient=coefficients.OPAQUE)])
+    star = dict(base)
+    for round_number in range(1000):
+        new = _sum_matrices(base, matrix_product(step, star))
+        if round_number >= EXACT_ROUNDS:
+            joint = _sum_matrices(new, star)
+            new = {
+                (i, j): terms
+                if _equal(terms, star.get((i, j), ()))
+                else hull(terms, shapes[i], shapes[j])
+                for (i, j), terms in joint.items()
+            }
+        if new.keys() == star.keys() and all(_equal(new[p], star[p]) for p in new):
+            return new
+        star = new
+    return {(i, j): (wide(shapes[i], shapes[j]),) for (i, j) in star}
+
+
+def matrix_product(a: Matrix, b: Matrix) -> Matrix:
+    """The product of two block matrices."""
+    result: dict[tuple[int, int], list[Term]] = {}
+    for (i, k), left in a.items():
+        for (other, j), right in b.items():
+            if other == k:
+                result.setdefault((i, j), []).extend(compose_all(left, right))
+    return {place: union(terms) for place, terms in result.items() if terms}
+
+
+def _sum_matrices(a: Matrix, b: Matrix) -> Matrix:
+    return {p: add_all((a.get(p, ()), b.get(p, ()))) for p in a.keys() | b.keys()}
+
+
+def _equal(a: Terms, b: Terms) -> bool:
+    return {key(t)[0] for t in a} == {key(t)[0] for t in b}
+
+
+def _same_pattern(a: Terms, b: Terms) -> bool:
+    return all(any(contains(w, n) for w in b) for n in a) and all(
+        any(contains(w, n) for w in a) for n in b
+    )

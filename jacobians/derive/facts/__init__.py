@@ -1,0 +1,1 @@
+"""What is known of values, whatever the finite input: zeros, ranges, signs, roundings."""

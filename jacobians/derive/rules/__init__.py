@@ -1,0 +1,1 @@
+"""The derivative of every operation, a file for each family."""

@@ -1,0 +1,1 @@
+"""How values, indices, matrices and numbers are written."""

@@ -1,0 +1,1 @@
+"""Jacobians at the cost that their structure allows."""

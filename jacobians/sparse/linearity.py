@@ -1,0 +1,188 @@
+"""Whether a program is certainly linear in some of its inputs.
+
+JAX takes a custom derivative rule at its word. A rule that clips or takes the sign of a gradient is
+no linear map, and then the rows of `jax.jacobian` are the rule applied to unit vectors one by one:
+nothing may be computed together or read off coefficients. Only operations listed here count as
+linear; anything else that a direction reaches makes the answer no.
+
+    >>> is_linear(program, range(2, 3))
+    True
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jacobians import program
+from jacobians.program.view import Program
+from jacobians.sparse.linear import is_concrete
+
+# what a value is: it does not move, it is 0 everywhere, or it is linear in the directions
+STILL, ZERO, MOVING = "still", "zero", "moving"
+
+# linear in all operands together
+SUMS = frozenset(
+    ["add", "add_any", "sub", "neg", "concatenate", "reshape", "broadcast_in_dim", "transpose",
+     "rev", "squeeze", "expand_dims", "reduce_sum", "cumsum", "slice", "copy", "copy_p", "real",
+     "imag", "complex", "fft", "reduce_window_sum", "pad", "name", "optimization_barrier",
+     "device_put", "sharding_constraint", "convert_element_type", "reduce_precision", "split",
+     "unstack", "stack", "conj"]
+)  # fmt: skip
+# linear in the operands at these positions, the others standing still
+PARTLY = {
+    "div": (0,),
+    "gather": (0,),
+    "dynamic_slice": (0,),
+    "dynamic_update_slice": (0, 1),
+    "scatter": (0, 2),
+    "scatter-add": (0, 2),
+    "scatter_add": (0, 2),
+    "scatter-mul": (0,),
+    "scatter_mul": (0,),
+    "select_and_scatter_add": (0,),
+    "select_and_gather_add": (0,),
+    "triangular_solve": (1,),
+    "tridiagonal_solve": (3,),
+}
+PRODUCTS = frozenset(["mul", "dot_general", "conv_general_dilated"])
+
+
+class _NotLinear(Exception):
+    """Raised inside this module only."""
+
+
+def is_linear(inner: Program, directions: Iterable[int]) -> bool:
+    """Whether the outputs that move are certainly linear in some inputs.
+
+    Args:
+        inner: the program.
+        directions: positions of the inputs that move; the others stand still.
+
+    Returns:
+        True when that is certain.
+    """
+    moving = set(directions)
+    marks = [MOVING if k in moving else STILL for k in range(len(inner.inputs))]
+    try:
+        _outputs(inner, marks)
+    except _NotLinear:
+        return False
+    return True
+
+
+def _outputs(inner: Program, marks: Sequence[str]) -> list[str]:
+    environment: dict[Any, str] = dict(zip(inner.inputs, marks, strict=True))
+    for variable, value in inner.constants:
+        environment[variable] = _of_array(value)
+
+    def read(atom: Any) -> str:
+        if program.is_literal(atom):
+            return _of_array(program.literal_value(atom))
+        return environment[atom]
+
+    for equation in inner.equations:
+        results = _equation(equation, [read(atom) for atom in equation.invars])
+        environment.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in inner.outputs]
+
+
+def _of_array(value: Any) -> str:
+    if not isinstance(value, (float, int)) and not is_concrete(value):
+        return STILL
+    return ZERO if not np.any(np.asarray(value)) else STILL
+
+
+def _equation(equation: Any, marks: list[str]) -> list[str]:
+    name = equation.primitive.name
+    count = len(equation.outvars)
+    called = program.called_program(equation)
+    if called is not None:
+        return _outputs(called, marks)
+    if MOVING not in marks:
+        return [ZERO if _is_zero(name, marks) else STILL] * count
+    if name == "scan":
+        return _scan(program.scan_parts(equation), marks)
+    if name == "while":
+        return _while(equation, marks)
+    if name == "cond":
+        _require(marks[0] != MOVING)
+        made = [_outputs(choice, marks[1:]) for choice in program.branches(equation)]
+        return [_joined(column) for column in zip(*made, strict=True)]
+    if name == "select_n":
+        _require(marks[0] != MOVING)
+        return [_joined(marks[1:])]
+    if name in PRODUCTS:
+        _require(marks.count(MOVING) == 1 and len(marks) == 2)
+    elif name in SUMS:
+        _require(_joined(marks) == MOVING and _stays_inexact(equation))
+    elif name in PARTLY:
+        own = [marks[k] for k in PARTLY[name] if k < len(marks)]
+        rest = [mark for k, mark in enumerate(marks) if k not in PARTLY[name]]
+        _require(_joined(own) == MOVING and MOVING not in rest)
+    elif name == "custom_linear_solve":
+        _, _, constants = program.linear_solve_parts(equation)
+        _require(MOVING not in marks[:constants] and _joined(marks[constants:]) == MOVING)
+    else:
+        raise _NotLinear
+    return [MOVING] * count
+
+
+def _is_zero(name: str, marks: Sequence[str]) -> bool:
+    """Whether an operation that no direction reaches gives 0 wherever its operands are finite."""
+    if name in PRODUCTS:
+        return ZERO in marks
+    if name in SUMS:
+        return all(mark == ZERO for mark in marks)
+    return (name == "div" and marks[0] == ZERO) or (
+        name == "select_n" and all(mark == ZERO for mark in marks[1:])
+    )
+
+
+def _stays_inexact(equation: Any) -> bool:
+    return all(
+        jnp.issubdtype(program.dtype_of(variable), jnp.inexact) for variable in equation.outvars
+    )
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise _NotLinear
+
+
+def _joined(marks: Sequence[str]) -> str:
+    """The mark of values added or chosen among: what stands still must be 0 beside what moves."""
+    if MOVING in marks:
+        _require(STILL not in marks)
+        return MOVING
+    return ZERO if all(mark == ZERO for mark in marks) else STILL
+
+
+def _scan(parts: program.ScanParts, marks: list[str]) -> list[str]:
+    constants = marks[: parts.constants]
+    first = parts.constants + parts.carries
+    carry, made = _closed(
+        parts.body, constants, marks[parts.constants : first], marks[first:], parts.carries
+    )
+    return [*carry, *made[parts.carries :]]
+
+
+def _while(equation: Any, marks: list[str]) -> list[str]:
+    condition, of_condition, body, of_body = program.while_parts(equation)
+    outer, inner = marks[:of_condition], marks[of_condition : of_condition + of_body]
+    carry, _ = _closed(body, inner, marks[of_condition + of_body :], [], None)
+    _require(_outputs(condition, [*outer, *carry])[0] != MOVING)
+    return carry
+
+
+def _closed(
+    body: Program, constants: list[str], carry: list[str], slices: list[str], carries: int | None
+) -> tuple[list[str], list[str]]:
+    """The marks of a loop's carry that stay the same from step to step."""
+    while True:
+        made = _outputs(body, [*constants, *carry, *slices])
+        new = [_joined(pair) for pair in zip(carry, made[:carries], strict=True)]
+        if new == carry:
+            return carry, made
+        carry = new

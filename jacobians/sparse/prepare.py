@@ -1,0 +1,373 @@
+"""Plan, then apply: how each block of a Jacobian is computed, chosen by an estimate of cost.
+
+A block whose coefficients have a formula can be evaluated in closed form; one that depends on no
+input is computed once; the others share sweeps of JVPs or VJPs. `prepare` decides and builds the
+index tables; `Prepared.evaluate` is a pure function of arrays, for `jax.jit`.
+
+    >>> prepared = prepare(plain, options)
+    >>> values, entries = prepared.evaluate(runtime, prepared.tables)
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jacobians import program
+from jacobians.derive.algebra.block import Terms, wide
+from jacobians.errors import ArgumentError
+from jacobians.sparse.closed import closed_form, outer_form
+from jacobians.sparse.cost import work
+from jacobians.sparse.linear import (
+    FORWARD_REFUSED,
+    Linear,
+    LinearDerivation,
+    Plain,
+    derive_linear,
+    forward,
+    reverse,
+    underived,
+)
+from jacobians.sparse.linearity import is_linear
+from jacobians.sparse.pattern import MAX_FULL, Pattern, block_pattern
+from jacobians.sparse.prepared import ONCE, BlockPlan, Prepared, Tables
+from jacobians.sparse.sweep import Sweep, Wanted, plan_sweeps
+from jacobians.sparse.swept import default_chunk, program_of
+
+# results of a constant block are computed once when that takes at most so many entries
+MAX_CONSTANT = 1 << 22
+
+
+def prepare(
+    plain: Plain,
+    chunk_size: int | None = None,
+    symmetric: bool = False,
+    factors: bool = False,
+    linears: tuple[Linear | None, Linear | None] | None = None,
+    closed: bool = True,
+    note: str = "",
+) -> Prepared:
+    """Derives, plans and colours.
+
+    Args:
+        plain: the traced function.
+        chunk_size: colours at a time, or None for what fits comfortably.
+        symmetric: whether the function is a gradient, with equal inputs and outputs.
+        factors: whether outer products are wanted as their two factors.
+        linears: the function's linear programs, where they have been traced already.
+        closed: whether closed forms may be used.
+        note: why nothing is to be derived, so that every entry counts; or nothing.
+
+    Returns:
+        What `Prepared.evaluate` needs.
+
+    Raises:
+        ArgumentError: the Jacobian has too many entries to list.
+        Exception: whatever JAX raises where it cannot differentiate the function.
+    """
+    push, pull = linears if linears is not None else linear_programs(plain)
+    first = push if push is not None else pull
+    assert first is not None
+    notes: list[str] = []
+    custom = program.contains(plain.program, frozenset(program.CUSTOM_RULES))
+    directions = range(first.runtime, first.runtime + first.directions)
+    linear = not custom or is_linear(first.whole, directions)
+    derivation = derive_linear(first, plain.known_inputs()) if not note else underived(first, note)
+    notes.extend(derivation.notes)
+    if not linear:
+        # jax.jacobian applies the rules to unit cotangents, so that is what is done here
+        notes.append(
+            "a custom derivative rule is not certainly linear: every row is computed by itself, "
+            "as jax.jacobian does"
+        )
+        pull = pull or _try_reverse(plain)
+        push = None if pull is not None else push
+    symmetric = symmetric and linear and not program.has_foreign_rule(plain.program)
+    builder = _Builder(plain, push, pull, derivation, linear, symmetric, factors, closed)
+    blocks = builder.blocks()
+    notes.extend(builder.notes)
+    swept = [b for b in blocks if b.way == ""]
+    sweeps = builder.sweeps(swept)
+    if any(sweep.transposed for sweep in sweeps) and builder.pull is None:
+        raise AssertionError("VJPs planned without a reverse program")
+    width = max(
+        [prod(t.shape) for t in (*builder.in_types, *builder.out_types)]
+        + [prod(derivation.tape.values[k].shape) for k in derivation.moving]
+        + [1]
+    )
+    chunk = chunk_size if chunk_size is not None else default_chunk(width)
+    programs = tuple(
+        program_of(
+            sweep,
+            [prod(t.shape) for t in (builder.in_types if sweep.transposed else builder.out_types)],
+            chunk,
+        )
+        for sweep in sweeps
+    )
+    ways = _ways(sweeps, len(swept))
+    blocks = [
+        replace(b, way=ways[swept.index(b)]) if any(b is s for s in swept) else b for b in blocks
+    ]
+    used = {sweep.transposed for sweep in sweeps}
+    keep_push = push if push is not None and (False in used or not used) else None
+    keep_pull = builder.pull if True in used or keep_push is None else None
+    prepared = Prepared(
+        (keep_push, keep_pull),
+        derivation,
+        tuple(blocks),
+        programs,
+        Tables(
+            tuple(p.tables for p in programs),
+            {k: _closed_tables(b) for k, b in enumerate(blocks) if b.way not in ONCE},
+            {},
+        ),
+        builder.in_types,
+        builder.out_types,
+        linear,
+        symmetric,
+        tuple(dict.fromkeys(notes)),
+    )
+    return _with_constants(prepared, plain)
+
+
+def _closed_tables(block: BlockPlan) -> tuple[Any, ...]:
+    if block.outer is not None:
+        return block.outer[0].tables + block.outer[1].tables
+    return block.closed.tables if block.closed is not None else ()
+
+
+def linear_programs(plain: Plain) -> tuple[Linear | None, Linear | None]:
+    """The program of JVPs and None; None and that of VJPs where there are no JVPs."""
+    try:
+        push = forward(plain)
+    except (NotImplementedError, TypeError, ValueError):
+        # what has no JVP may have a VJP all the same; where it has not, that is the error
+        return None, reverse(plain)
+    if not program.contains(push.program, FORWARD_REFUSED):
+        return push, None
+    return None, reverse(plain)
+
+
+def _try_reverse(plain: Plain) -> Linear | None:
+    try:
+        return reverse(plain)
+    except (ValueError, TypeError, NotImplementedError):
+        # what JAX cannot transpose, a while loop or a rule for JVPs only, is done by JVPs
+        return None
+
+
+class _Builder:
+    """The decisions of one plan."""
+
+    def __init__(
+        self,
+        plain: Plain,
+        push: Linear | None,
+        pull: Linear | None,
+        derivation: LinearDerivation,
+        linear: bool,
+        symmetric: bool,
+        factors: bool = False,
+        closed: bool = True,
+    ) -> None:
+        self.factors, self.closed = factors, closed
+        self.notes: list[str] = []
+        self.plain, self.push, self.pull = plain, push, pull
+        self.derivation, self.linear, self.symmetric = derivation, linear, symmetric
+        first = len(plain.program.constants)
+        types = plain.types()
+        self.in_types = tuple(types[first + k] for k in plain.selected)
+        self.out_types = tuple(
+            jax.ShapeDtypeStruct(program.shape_of(a), program.dtype_of(a))
+            for a in plain.program.outputs[: plain.results]
+        )
+        chosen = push if push is not None else pull
+        assert chosen is not None
+        self.direction_cost = max(1.0, work(chosen.parts[1]))
+
+    def blocks(self) -> list[BlockPlan]:
+        """A plan for every block; what is left to sweeps has the way '' so far."""
+        plans = [
+            self._block(o, i) for o in range(len(self.out_types)) for i in range(len(self.in_types))
+        ]
+        # where a result is read and an input seeded, their block shows in the sum: sweep it too
+        while True:
+            outputs = {b.output for b in plans if b.way == ""}
+            inputs = {b.input for b in plans if b.way == ""}
+            more = [
+                b.way not in ("", "zero") and b.output in outputs and b.input in inputs
+                for b in plans
+            ]
+            if not any(more):
+                return plans
+            plans = [
+                replace(b, way="", closed=None, outer=None) if swept else b
+                for b, swept in zip(plans, more, strict=True)
+            ]
+
+    def _block(self, o: int, i: int) -> BlockPlan:
+        out_shape, in_shape = tuple(self.out_types[o].shape), tuple(self.in_types[i].shape)
+        tape, dtype = self.derivation.tape, self.in_types[i].dtype
+        terms = self.derivation.terms.get((o, i), ())
+        if not self.linear:
+            anything = wide(out_shape, in_shape, (), frozenset(self.derivation.inputs))
+            terms = (anything,) if prod(out_shape) * prod(in_shape) else ()
+        if not terms:
+            empty = Pattern(out_shape, in_shape, None, np.zeros(0, np.int64))
+            return BlockPlan(o, i, "zero", (), empty, None, {})
+        if self.factors and self.linear:
+            outer = outer_form(terms, out_shape, in_shape, tape, dtype)
+            if outer is not None:
+                pattern = self._pattern(terms, out_shape, in_shape)
+                cost = {"closed form": outer[0].work + outer[1].work}
+                return BlockPlan(o, i, "closed form", terms, pattern, None, cost, outer)
+        form = None
+        if self.linear and self.closed:
+            form = closed_form(terms, out_shape, in_shape, tape, dtype)
+        pattern = form.pattern if form is not None else self._pattern(terms, out_shape, in_shape)
+        colors = self._least_colors(pattern)
+        cost = {"sweep": colors * self.direction_cost + 2.0 * pattern.count}
+        if form is not None:
+            cost["closed form"] = form.work
+        constant = self.linear and self.closed and all(not t.coefficient.depends for t in terms)
+        if constant and pattern.count <= MAX_CONSTANT:
+            return BlockPlan(o, i, "constant", terms, pattern, form, cost)
+        if form is not None and form.work <= cost["sweep"]:
+            return BlockPlan(o, i, "closed form", terms, pattern, form, cost)
+        return BlockPlan(o, i, "", terms, pattern, None, cost)
+
+    def _pattern(
+        self, terms: Terms, out_shape: tuple[int, ...], in_shape: tuple[int, ...]
+    ) -> Pattern:
+        """The entries of a block; all of them where those of its terms are too many to list."""
+        try:
+            return block_pattern(terms, out_shape, in_shape)
+        except ArgumentError as error:
+            if prod(out_shape) * prod(in_shape) > MAX_FULL:
+                raise
+            self.notes.append(
+                "every entry of a block is computed, as jax.jacobian does, since those that can be "
+                f"nonzero take too long to list ({error})"
+            )
+            return block_pattern((wide(out_shape, in_shape),), out_shape, in_shape)
+
+    def _least_colors(self, pattern: Pattern) -> int:
+        if pattern.is_diagonal:
+            return 1
+        if pattern.full:
+            m, n = pattern.shape
+            return min(n if self.push else 1 << 60, m if self._may_reverse() else 1 << 60)
+        by_jvp = int(np.max(np.bincount(pattern.rows, minlength=1))) if self.push else 1 << 60
+        if self.push is not None and self.pull is None and by_jvp <= 2:
+            return by_jvp
+        by_vjp = int(np.max(np.bincount(pattern.columns, minlength=1)))
+        return min(by_jvp, by_vjp)
+
+    def sweeps(self, swept: Sequence[BlockPlan]) -> tuple[Sweep, ...]:
+        """The sweeps for the blocks that have no other way."""
+        wanted = [Wanted(b.output, b.input, b.pattern, b.terms) for b in swept]
+        outs = [tuple(t.shape) for t in self.out_types]
+        ins = [tuple(t.shape) for t in self.in_types]
+        symmetric = self.symmetric and self._square(wanted)
+        first = plan_sweeps(
+            wanted, outs, ins, self.push is not None, self._may_reverse(), symmetric
+        )
+        if any(s.transposed for s in first) and self.pull is None:
+            self.pull = _try_reverse(self.plain)
+            if self.pull is None:
+                return plan_sweeps(wanted, outs, ins, True, False)
+        return first
+
+    def _square(self, wanted: Sequence[Wanted]) -> bool:
+        """Whether with every block its mirror image is wanted too, with the mirrored pattern."""
+        by_place = {(w.output, w.input): w.pattern for w in wanted}
+        for (o, i), pattern in by_place.items():
+            other = by_place.get((i, o))
+            if other is None or other.count != pattern.count:
+                return False
+            n = pattern.shape[1]
+            mirrored = np.sort(other.columns.astype(np.int64) * n + other.rows.astype(np.int64))
+            own = pattern.rows.astype(np.int64) * n + pattern.columns.astype(np.int64)
+            if not bool((mirrored == own).all()):
+                return False
+        return True
+
+    def _may_reverse(self) -> bool:
+        if self.pull is not None:
+            return True
+        return self.linear and not program.contains(self.plain.program, frozenset(["while"]))
+
+
+def _ways(sweeps: Sequence[Sweep], count: int) -> list[str]:
+    kinds: list[set[bool]] = [set() for _ in range(count)]
+    for sweep in sweeps:
+        for read in sweep.reads:
+            kinds[read.block].add(sweep.transposed)
+    names = {frozenset([False]): "JVPs", frozenset([True]): "VJPs"}
+    return [names.get(frozenset(kind), "JVPs and VJPs") for kind in kinds]
+
+
+def _with_constants(prepared: Prepared, plain: Plain) -> Prepared:
+    """The same with the entries of constant blocks computed."""
+    places = [k for k, b in enumerate(prepared.blocks) if b.way == "constant"]
+    if not places:
+        return prepared
+    found: dict[int, Any] = {}
+    blocks = list(prepared.blocks)
+    tape = prepared.derivation.tape
+    for k in places:
+        form = blocks[k].closed
+        if form is None:
+            continue
+        known = {number: tape.known(number) for number in form.wanted}
+        if all(v is not None for v in known.values()):
+            dtype = prepared.in_types[blocks[k].input].dtype
+            with np.errstate(all="ignore"):
+                found[k] = np.asarray(form.values(known, form.tables, dtype, np))
+    missing = [k for k in places if k not in found]
+    if missing:
+        found.update(_once(prepared, plain, missing))
+    tables = replace(prepared.tables, constants=found)
+    return replace(prepared, blocks=tuple(blocks), tables=tables)
+
+
+def _once(prepared: Prepared, plain: Plain, places: Sequence[int]) -> dict[int, Any]:
+    """The entries of blocks that no input matters to, by sweeps at a point of zeros."""
+    push, pull = prepared.linears
+    builder = _Builder(
+        plain,
+        push if push is not None else None,
+        pull,
+        prepared.derivation,
+        prepared.linear,
+        False,
+    )
+    swept = [replace(prepared.blocks[k], way="", closed=None) for k in places]
+    sweeps = builder.sweeps(swept)
+    programs = tuple(
+        program_of(
+            s,
+            [prod(t.shape) for t in (builder.in_types if s.transposed else builder.out_types)],
+            default_chunk(1 << 16),
+        )
+        for s in sweeps
+    )
+    alone = replace(
+        prepared,
+        linears=(push, builder.pull),
+        blocks=tuple(swept),
+        sweeps=programs,
+        tables=Tables(tuple(p.tables for p in programs), {}, {}),
+    )
+    known = plain.known_inputs()
+    with jax.ensure_compile_time_eval():
+        point = [
+            known[k] if k in known else jnp.zeros(t.shape, t.dtype)
+            for k, t in enumerate(plain.types())
+        ]
+        made = jax.jit(alone.evaluate)(point, alone.tables)[1]
+    return {k: np.asarray(v) for k, v in zip(places, made, strict=True)}

@@ -1,0 +1,1 @@
+"""What a Jacobian is made of: its kind, its entries, its properties."""
