@@ -1,4 +1,4 @@
-"""Whether words about a matrix hold for its numbers: an oracle of `jacobians.structure`.
+"""Whether words about a matrix hold for its numbers: an oracle of `jacobians.structure.kinds`.
 
 Written from the definitions alone and independent of what proves or observes them: every kind,
 every parameter, what is said of the blocks inside, and the condition on indices. Comparisons allow

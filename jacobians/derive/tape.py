@@ -6,7 +6,7 @@ values that only derivatives need (`1[x > 0]`, `1 / s`). Nothing is computed unt
 
 A value that no input changes is known, up to rounding: `known` gives its digits as they are here,
 for numbers; what decides zeros, masks and indices is `certain`, `exact` or `certainly`, which
-count only what a compiler cannot round otherwise (`derive.rounding`).
+count only what a compiler cannot round otherwise (`derive.facts.rounding`).
 """
 
 import copy
@@ -102,7 +102,7 @@ class Tape:
         names: names that the user gave: of arguments, and by `checkpoint_name`.
         calls: for the result of a call of several operations, its name and operands.
         finite: numbers of the inputs that are finite by assumption, the user's own.
-        ranges: what has been found of the ranges of values (`derive.ranges`).
+        ranges: what has been found of the ranges of values (`derive.facts.ranges`).
         nothing: where values are certainly 0 whose operations do not tell.
     """
 
@@ -119,7 +119,7 @@ class Tape:
         # constants as NumPy arrays, or as JAX has them where they are no plain arrays
         self._held: dict[int, Any] = {}
         self._radius: dict[int, Radius] = {}
-        # what entries may be for whatever input, as far as it has been asked for (`derive.certain`)
+        # what entries may be for whatever input, as far as it has been asked for (`derive.facts.certain`)
         self.possible: dict[int, Any] = {}
         # whether known masks and certain zeros cut patterns
         self.cutting = True

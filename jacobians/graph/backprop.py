@@ -125,7 +125,7 @@ class Backprop:
         return show.dot(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The graph as JSON-ready values; see `jacobians.report.graph_json`."""
+        """The graph as JSON-ready values; see `jacobians.report.graph_data`."""
         return show.data(self)
 
     @cached_property

@@ -28,7 +28,7 @@ def gate_text(gate: Gate, inputs: Sequence[Any], style: Style = plain) -> tuple[
     Args:
         gate: the gate.
         inputs: arrays that fit its signature.
-        style: as in `report.text`.
+        style: as in `report.explanation`.
 
     Returns:
         The report, and whether the hand-written VJP is right.
@@ -75,7 +75,7 @@ def catalogue_texts(
     Args:
         gates: the gates.
         seed: seed of the example inputs.
-        style: as in `report.text`.
+        style: as in `report.explanation`.
         whole: whether this is the whole catalogue.
 
     Yields:

@@ -18,7 +18,7 @@ def lecture_text(style: Style = plain) -> str:
     """The example as a report: forward values, then each gradient with the shape of its input.
 
     Args:
-        style: as in `report.text`.
+        style: as in `report.explanation`.
 
     Returns:
         The report. The gradients come from the gates' hand-written VJPs, the formulas beside

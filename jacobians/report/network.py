@@ -16,7 +16,7 @@ def chain_text(chain: Chain, style: Style = plain) -> str:
 
     Args:
         chain: what `networks.chain` returned.
-        style: as in `report.text`.
+        style: as in `report.explanation`.
 
     Returns:
         The report, at most 100 columns wide.
@@ -47,7 +47,7 @@ def collapse_text(collapse: Collapse, style: Style = plain) -> str:
 
     Args:
         collapse: what `networks.without_nonlinearity` returned.
-        style: as in `report.text`.
+        style: as in `report.explanation`.
 
     Returns:
         The report, at most 100 columns wide.

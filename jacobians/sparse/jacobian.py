@@ -58,7 +58,7 @@ def jacobian(
         format: 'bcoo': `jax.experimental.sparse.BCOO` of shape output + input, indices sorted and
             unique; 'dense': arrays of that shape; 'scipy': `scipy.sparse.csr_array` of the
             flattened matrix, outside `jax.jit` only; 'blocks': the structured pieces
-            (`jacobians.pieces`); 'operator': a linear operator that lists nothing.
+            (`jacobians.sparse.forms.pieces`); 'operator': a linear operator that lists nothing.
         has_aux: whether `f` returns a pair of its result and something else.
         chunk_size: how many JVPs or VJPs to compute at a time; by default what fits comfortably.
 

@@ -132,5 +132,5 @@ class Explanation:
         return self._text
 
     def to_dict(self) -> dict[str, Any]:
-        """The explanation as JSON-ready values; see `jacobians.report.json`."""
+        """The explanation as JSON-ready values; see `jacobians.report.data`."""
         return show.data(self)

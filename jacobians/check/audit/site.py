@@ -46,7 +46,7 @@ class Site:
     Attributes:
         equation: the call as traced.
         wide: the same call in the program traced for float64 inputs, or None.
-        roles: one per operand: what it is made from; see `jacobians.flow`.
+        roles: one per operand: what it is made from; see `jacobians.check.audit.flow`.
         uses: one per result: what becomes of it, as far as that matters to an output.
         seen: how often it was called, as far as was looked.
         idle: how many of these calls are never differentiated: nothing that the function is

@@ -29,7 +29,7 @@ class Diagnosis:
     """What a mistake most likely is.
 
     Attributes:
-        kind: the kind of mistake, such as 'sign' or 'missing-term'; see `jacobians.diagnose`.
+        kind: the kind of mistake, such as 'sign' or 'missing-term'; see `jacobians.check.diagnose`.
         message: the mistake in words, and what to do.
         fit: how much of the discrepancy it explains, from 0 to 1; 1 where it was seen directly.
         inputs: names of the inputs whose cotangents are concerned.
