@@ -119,7 +119,7 @@ class Tape:
         # constants as NumPy arrays, or as JAX has them where they are no plain arrays
         self._held: dict[int, Any] = {}
         self._radius: dict[int, Radius] = {}
-        # what entries may be for whatever input, as far as it has been asked for (`derive.facts.certain`)
+        # what entries may be for whatever input, as far as it has been asked for (`facts.certain`)
         self.possible: dict[int, Any] = {}
         # whether known masks and certain zeros cut patterns
         self.cutting = True

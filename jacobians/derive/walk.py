@@ -1,7 +1,7 @@
 """The walk: from a program to the Jacobian block of every output with respect to every input.
 
 A loop over the equations and a table of rules. For every intermediate array the walk holds, per
-input, its derivative as a sum of terms (`derive.algebra.block`); a rule gives the local terms of one
+input, its derivative as a sum of terms (`algebra.block`); a rule gives the local terms of one
 operation, composition and union do the rest. Calls are entered, short loops unrolled, and long
 ones closed by a fixpoint over relations (`derive.loops`).
 

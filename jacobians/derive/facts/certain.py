@@ -3,7 +3,7 @@
 `where(mask, scores, -inf)` is −∞ where a known mask says so, its exponential is 0 there, and 0
 divided by the row's sum stays 0: unless the whole row is masked, where −∞ − (−∞) makes NaN of it.
 Coefficients that are certainly 0 cut a pattern like a known mask does. What each entry may be is
-followed from operation to operation (`derive.facts.special`), once for every value that is asked for.
+followed from operation to operation (`facts.special`), once for every value that is asked for.
 
     >>> zeros(tape, number)        # boolean array, or None when nothing is certain
 """
@@ -65,7 +65,7 @@ class Possible:
     """What the entries of a value may be.
 
     Attributes:
-        kinds: for every entry the kinds of `derive.facts.special` it may be of; along an axis of size
+        kinds: for every entry the kinds of `facts.special` it may be of; along an axis of size
             one all entries of the value are alike.
         singular: likewise, whether the way to the entry may pass an operation whose derivative is
             not finite for whatever input: JAX makes NaN of any tangent there.

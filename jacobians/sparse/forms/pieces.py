@@ -39,9 +39,9 @@ def _static(*names: str) -> Callable[[type], type]:
 class Piece:
     """A linear map from arrays of shape `in_shape` to arrays of shape `out_shape`.
 
-    `properties` are the names of `jacobians.structure.kinds` that are proved of the flattened matrix. A
-    triangle is one of entries here, that of blocks is called `block-lower-triangular`; at most one
-    diagonal on either side of the main one is `tridiagonal`.
+    `properties` are the names of `jacobians.structure.kinds` that are proved of the flattened
+    matrix. A triangle is one of entries here, that of blocks is called `block-lower-triangular`; at
+    most one diagonal on either side of the main one is `tridiagonal`.
     """
 
     out_shape: Shape
