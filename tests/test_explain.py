@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jacobians import explain, gates
 from jacobians.derive.algebra import block as algebra
 from jacobians.errors import ArgumentError
+from tests.explicit import by_jax
 
 
 def shape(*sizes, dtype=jnp.float32):
@@ -197,7 +198,7 @@ def test_proofs_hold_and_patterns_are_exact_at_points(name):
     explanation = explain(f, *arguments, points=3)
     assert not any("CONTRADICTION" in n or "withdrawn" in n for n in explanation.notes)
     assert max(len(line) for line in str(explanation).splitlines()) <= 100
-    jacobian = jax.jacfwd(f, argnums=tuple(range(len(arguments))))(*arguments)
+    jacobian = by_jax(jax.jacfwd, f, *arguments, argnums=tuple(range(len(arguments))))
     for block, tensor in zip(explanation.blocks, jacobian, strict=True):
         pattern = block.pattern()
         assert pattern.shape == block.shape

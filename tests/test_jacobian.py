@@ -18,6 +18,7 @@ from jacobians.sparse.cache import entry_for
 from jacobians.sparse.coloring import is_valid_coloring
 from jacobians.sparse.forms import formats
 from jacobians.sparse.prepare import prepare
+from tests.explicit import by_jax
 from tests.test_explain import TABLE
 
 
@@ -158,10 +159,10 @@ CASES = {
 
 def reference(f, argnums, args):
     try:
-        return jax.jacobian(f, argnums)(*args)
+        return by_jax(jax.jacobian, f, *args, argnums=argnums)
     except ValueError:
         # reverse mode has no while loop
-        return jax.jacfwd(f, argnums)(*args)
+        return by_jax(jax.jacfwd, f, *args, argnums=argnums)
 
 
 def is_block(x):
@@ -178,6 +179,7 @@ def same(result, expected, tolerance=2e-5):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
 
 
+@jax.jit
 def densified(tree):
     return jax.tree.map(lambda block: block.todense(), tree, is_leaf=is_block)
 
@@ -218,15 +220,15 @@ def test_transformations_compose(f):
     x = values(9, 3) if f is recurrent else values(9)
     X = jnp.stack([x, 0.5 * x])
     ours, theirs = jacobian(f, format="dense"), jax.jacfwd(f)
-    same(jax.vmap(ours)(X), jax.vmap(theirs)(X))
+    same(jax.vmap(ours)(X), jax.jit(jax.vmap(theirs))(X))
     batched = jax.vmap(jacobian(f))(X)
     assert batched.n_batch == 0 or batched.data.shape[0] == 2
     assert batched.data.shape == (2, jacobian(f)(x).nse)
-    same(jax.jacfwd(ours)(x), jax.jacfwd(theirs)(x), 1e-4)
+    same(jax.jacfwd(ours)(x), by_jax(jax.jacfwd, theirs, x), 1e-4)
     if f is not looped:
         same(
             jax.grad(lambda x: (jacobian(f)(x).data ** 2).sum())(x),
-            jax.grad(lambda x: (theirs(x) ** 2).sum())(x),
+            by_jax(jax.grad, lambda x: (theirs(x) ** 2).sum(), x),
             1e-4,
         )
 
@@ -249,7 +251,11 @@ def test_every_function_of_the_derivation_table(name):
         pytest.skip("slow to compile: test_jacobian_everywhere.py has it, in every format")
     args = tuple(values(*s, seed=k) for k, s in enumerate(shapes))
     numbers = tuple(range(len(args)))
-    same(jacobian(f, numbers, format="dense")(*args), jax.jacobian(f, numbers)(*args), 1e-4)
+    same(
+        jacobian(f, numbers, format="dense")(*args),
+        by_jax(jax.jacobian, f, *args, argnums=numbers),
+        1e-4,
+    )
 
 
 def test_a_piece_has_the_precision_of_its_block_whatever_the_default_is():
@@ -267,7 +273,7 @@ def test_one_function_with_and_without_x64_and_with_numpy_argnums():
     for x64 in (False, True, False):
         with jax.enable_x64(x64):
             for x in (jnp.ones(5), np.ones(5, np.float32)):
-                same(jacobian(f, np.int64(0))(x).todense(), jax.jacobian(f)(x))
+                same(jacobian(f, np.int64(0))(x).todense(), by_jax(jax.jacobian, f, x))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -278,7 +284,7 @@ def test_precision_is_that_of_the_argument(dtype):
             made = jacobian(f)(x)
             assert made.dtype == dtype
             tolerance = 1e-12 if dtype == np.float64 else 1e-5
-            same(made.todense(), jax.jacobian(f)(x), tolerance)
+            same(made.todense(), by_jax(jax.jacobian, f, x), tolerance)
 
 
 # ---- custom rules
@@ -389,7 +395,7 @@ def test_index_arguments_are_known_outside_jit_only():
     assert jacobian(gathered)(x, i).nse == 2
     assert jax.jit(jacobian(gathered))(x, i).nse == 10
     same(jax.jit(jacobian(gathered))(x, i).todense(), jacobian(gathered)(x, i).todense())
-    same(jacobian(gathered)(x, i[::-1]).todense(), jax.jacobian(gathered)(x, i[::-1]))
+    same(jacobian(gathered)(x, i[::-1]).todense(), by_jax(jax.jacobian, gathered, x, i[::-1]))
 
 
 def test_a_point_known_inside_jit_leaves_no_tracer_behind():
@@ -400,8 +406,8 @@ def test_a_point_known_inside_jit_leaves_no_tracer_behind():
     x = values(5)
     with jax.checking_leaks():
         inside = jax.jit(lambda y: y * jacobian(f)(x).todense())(2.0)
-    same(inside, 2 * jax.jacobian(f)(x))
-    same(jacobian(f)(x).todense(), jax.jacobian(f)(x))
+    same(inside, 2 * by_jax(jax.jacobian, f, x))
+    same(jacobian(f)(x).todense(), by_jax(jax.jacobian, f, x))
 
 
 def test_the_cache_is_used_and_bounded(monkeypatch):
@@ -445,8 +451,9 @@ def test_value_aux_and_keywords():
 @pytest.mark.parametrize("chunk", [1, 2, 5, 100])
 def test_chunks_change_nothing(chunk):
     for f, x in ((recurrent, values(6, 3)), (lambda x: jnp.tanh(jnp.outer(x, x) @ x), values(7))):
-        same(jacobian(f, format="dense", chunk_size=chunk)(x), jax.jacobian(f)(x))
-        same(jax.jit(jacobian(f, chunk_size=chunk))(x).todense(), jax.jacobian(f)(x))
+        expected = by_jax(jax.jacobian, f, x)
+        same(jacobian(f, format="dense", chunk_size=chunk)(x), expected)
+        same(jax.jit(jacobian(f, chunk_size=chunk))(x).todense(), expected)
 
 
 @pytest.mark.parametrize("name", ["arrow", "scan", "attention", "tangled", "sort"])
@@ -493,20 +500,20 @@ def scaled_walk(p):
 @pytest.mark.parametrize("f", [rosenbrock, hub, lambda x: jnp.sum(jnp.logaddexp(0, W @ x))])
 def test_hessians(f):
     x = values(6) if f not in (rosenbrock, hub) else values(12)
-    expected = jax.hessian(f)(x)
+    expected = by_jax(jax.hessian, f, x)
     same(hessian(f)(x).todense(), expected, 1e-4)
     same(jax.jit(hessian(f, format="dense"))(x), expected, 1e-4)
 
 
 def test_hessians_of_pytrees_and_several_arguments():
     p = {"path": values(8), "scale": jnp.float32(0.3)}
-    same(hessian(scaled_walk, format="dense")(p), jax.hessian(scaled_walk)(p), 1e-4)
+    same(hessian(scaled_walk, format="dense")(p), by_jax(jax.hessian, scaled_walk, p), 1e-4)
 
     def g(x, y):
         return jnp.sum(jnp.sort(x * y[0]) ** 2) + jnp.sum(y**3)
 
     args = values(4), values(3, seed=1)
-    same(hessian(g, (0, 1), "dense")(*args), jax.hessian(g, (0, 1))(*args), 1e-4)
+    same(hessian(g, (0, 1), "dense")(*args), by_jax(jax.hessian, g, *args, argnums=(0, 1)), 1e-4)
 
 
 def test_hessians_read_mirrored_entries():
@@ -516,7 +523,7 @@ def test_hessians_read_mirrored_entries():
         return jnp.sum(path) * 1.0 + jnp.sum(x) ** 2 * 0
 
     x = values(20)
-    same(hessian(f, format="dense")(x), jax.hessian(f)(x), 1e-4)
+    same(hessian(f, format="dense")(x), by_jax(jax.hessian, f, x), 1e-4)
 
 
 def unsymmetric_rule(kind):
@@ -537,7 +544,7 @@ def unsymmetric_rule(kind):
 @pytest.mark.parametrize("kind", ["custom_vjp", "custom_jvp"])
 def test_a_rule_that_the_gradient_has_used_up_makes_no_hessian_symmetric(kind):
     f, x = unsymmetric_rule(kind), values(30, seed=1)
-    expected = jax.hessian(f)(x)
+    expected = by_jax(jax.hessian, f, x)
     assert np.abs(expected - expected.T).max() > 1
     np.testing.assert_allclose(hessian(f, format="dense")(x), expected, rtol=1e-4, atol=1e-4)
     under_jit = jax.jit(hessian(f, format="dense"))(x)
@@ -556,7 +563,7 @@ def test_rules_of_jax_itself_leave_a_hessian_symmetric():
     assert not plain.notes
     x = values(40)
     np.testing.assert_allclose(
-        hessian(f, format="dense")(x), jax.hessian(f)(x), rtol=1e-4, atol=1e-5
+        hessian(f, format="dense")(x), by_jax(jax.hessian, f, x), rtol=1e-4, atol=1e-5
     )
 
 
@@ -571,7 +578,7 @@ def test_a_rule_that_breaks_symmetry_is_not_taken_for_symmetric():
         return odd(z[0], z[1])
 
     z = values(2)
-    expected = jax.hessian(f)(z)
+    expected = by_jax(jax.hessian, f, z)
     assert not np.allclose(expected, expected.T)
     same(hessian(f, format="dense")(z), expected)
 
@@ -603,12 +610,12 @@ def test_outside_jit_a_function_may_look_at_its_arguments(f):
                 found = jax.vmap(found.jvp, out_axes=-1)(jnp.eye(5))
             elif format == "bcoo":
                 found = found.todense()
-            np.testing.assert_allclose(found, jax.jacobian(f)(x), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(found, by_jax(jax.jacobian, f, x), rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(value, f(x), rtol=1e-6)
     assert "looks at the values of its arguments" in str(jacobians.plan(f, x))
     energy = lambda x: jnp.sum(x**3) * x[0] if x[1] < 0 else jnp.sum(x**2)  # noqa: E731
     np.testing.assert_allclose(
-        hessian(energy, format="dense")(x), jax.hessian(energy)(x), rtol=1e-5, atol=1e-6
+        hessian(energy, format="dense")(x), by_jax(jax.hessian, energy, x), rtol=1e-5, atol=1e-6
     )
 
 
@@ -633,9 +640,9 @@ def test_closed_forms_sum_what_falls_on_one_entry(f):
     for format in ("dense", "blocks"):
         found = jax.jit(jacobian(f, format=format))(x)
         found = found.todense() if format == "blocks" else found
-        np.testing.assert_allclose(found, jax.jacfwd(f)(x), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found, by_jax(jax.jacfwd, f, x), rtol=1e-5, atol=1e-5)
     by_scipy = jacobian(f, format="scipy")(x).toarray()
-    np.testing.assert_allclose(by_scipy, jax.jacfwd(f)(x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_scipy, by_jax(jax.jacfwd, f, x), rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=8, deadline=None)
@@ -666,7 +673,7 @@ def test_drawn_programs_have_the_numbers_of_jax(seed, kind):
     x = jnp.asarray(draw.normal(size=n), jnp.float32)
     f = {"edges": edges, "energy": jax.grad(energy), "stencil": stencil, "branch": branch}[kind]
     ours = hessian(energy, format="dense") if kind == "energy" else jacobian(f, format="dense")
-    expected = np.asarray(jax.jacfwd(f)(x))
+    expected = np.asarray(by_jax(jax.jacfwd, f, x))
     tolerance = 1e-5 * max(1.0, float(np.abs(expected).max()))
     np.testing.assert_allclose(ours(x), expected, atol=tolerance)
     of = "hessian" if kind == "energy" else "jacobian"
@@ -713,7 +720,7 @@ def test_a_called_function_is_differentiated_like_its_operations():
     inner = jax.jit(lambda x: jnp.sin(x) * x)
     f = jax.jit(lambda x: inner(x) + jnp.roll(inner(2 * x), 1))
     x = values(6)
-    np.testing.assert_allclose(jacobian(f, format="dense")(x), jax.jacfwd(f)(x), rtol=1e-6)
+    np.testing.assert_allclose(jacobian(f, format="dense")(x), by_jax(jax.jacfwd, f, x), rtol=1e-6)
 
 
 def test_at_a_point_a_rule_that_jax_cannot_take_backwards_is_refused_and_jaxs_own_are_not():
@@ -732,7 +739,7 @@ def test_at_a_point_a_rule_that_jax_cannot_take_backwards_is_refused_and_jaxs_ow
         return scaled[1:] * pooled + scaled[0] if x[0] > -9 else x
 
     found = jacobian(many, format="dense")(x)
-    np.testing.assert_allclose(found, jax.jacobian(many)(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, by_jax(jax.jacobian, many, x), rtol=1e-5, atol=1e-6)
 
 
 def by_value(rule):
@@ -747,7 +754,7 @@ def by_value(rule):
 @pytest.mark.parametrize("rule", ["clipped", "linear rule", "decay"])
 def test_what_looks_at_values_is_done_row_by_row_where_its_rule_is_not_linear(rule):
     f, x = by_value(rule), values(4)
-    expected = jax.jacobian(f)(x)
+    expected = by_jax(jax.jacobian, f, x)
     same(jacobian(f, format="dense")(x), expected)
     value, found = value_and_jacobian(f)(x)
     same(densified(found), expected)
@@ -809,7 +816,7 @@ def test_a_derivation_out_of_memory_is_no_refusal(failing_derivation):
 def test_where_no_structure_can_be_derived_every_entry_is_computed_and_said_so(failing_derivation):
     failing_derivation(IndexError("planted"))
     x, y = values(4), values(2)
-    expected = jax.jacobian(several, (0, 1))(x, y)
+    expected = by_jax(jax.jacobian, several, x, y, argnums=(0, 1))
     with pytest.warns(RuntimeWarning, match=r"no structure could be derived .IndexError"):
         same(jacobian(several, (0, 1), format="dense")(x, y), expected)
     with pytest.warns(RuntimeWarning):
@@ -847,7 +854,7 @@ def test_entries_that_take_too_long_to_list_are_all_computed(monkeypatch):
         return jnp.sin(jnp.cumsum(jnp.sort(x))), jnp.sort(x)
 
     x = values(6)
-    expected = jax.jacobian(f)(x)
+    expected = by_jax(jax.jacobian, f, x)
     monkeypatch.setattr(prepared, "block_pattern", unlisted)
     jacobians.clear_cache()
     same(jacobian(f, format="dense")(x), expected)
@@ -866,7 +873,7 @@ def test_more_than_256_colours_give_the_numbers_of_jax():
     pattern = prepared.blocks[0].pattern
     dense = np.zeros(pattern.shape, np.float32)
     dense[pattern.rows, pattern.columns] = data
-    np.testing.assert_allclose(dense, jax.jacobian(f)(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(dense, by_jax(jax.jacobian, f, x), rtol=1e-4, atol=1e-5)
 
 
 def test_argnums_may_be_anything_that_counts_as_an_integer():
@@ -1005,7 +1012,7 @@ def test_eight_threads_share_the_analyses_and_keep_their_own_names():
             found = [one for many in pool.map(work, range(8)) for one in many]
     finally:
         sys.setswitchinterval(interval)
-    expected = np.asarray(jax.hessian(fs[0])(point))
+    expected = np.asarray(by_jax(jax.hessian, fs[0], point))
     for k, name in enumerate("xyz"):
         mine = [(texts, matrix) for number, texts, matrix in found if number == k]
         assert len({texts for texts, _ in mine}) == 1

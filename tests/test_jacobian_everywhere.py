@@ -13,6 +13,7 @@ from jacobians.program.call import bind
 from tests.choices import Drawn
 from tests.derive.functions import TABLE as FUNCTIONS
 from tests.derive.programs import programs
+from tests.explicit import QUICK
 from tests.fuzz_forms import some_form, wrong
 from tests.test_explain import TABLE as EXPLAINED
 
@@ -27,7 +28,7 @@ def explicit(f, numbers):
         made = []
         for mode in (reverse, forward):
             try:
-                made.append(jax.tree.map(np.asarray, jax.jit(mode)(*args)))
+                made.append(jax.tree.map(np.asarray, jax.jit(mode, compiler_options=QUICK)(*args)))
             except (TypeError, ValueError, NotImplementedError):
                 # a rule for one mode only, or a while loop in reverse
                 continue

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, note, settings
 from jacobians import ArgumentError, hessian, jacobian
 from jacobians.sparse.forms.pieces import Piece
 from tests.derive.programs import programs
+from tests.explicit import by_jax
 from tests.test_explain import TABLE
 from tests.test_jacobian import arrow, clipped_gradient, heat, rosenbrock, values
 from tests.test_jacobian_everywhere import ROWS, explained_call, explicit, table_call
@@ -108,24 +109,41 @@ KINDS = {
 }  # fmt: skip
 
 
+@jax.jit
+def everything_of(operator, v, w):
+    """The products of an operator, both ways, and its matrices, compiled together."""
+    square = operator.in_size() == operator.out_size()
+    return {
+        "product": operator.mv(v),
+        "product, materialised": lineax.materialise(operator).mv(v),
+        "product of the transpose": operator.transpose().mv(w),
+        "matrix": operator.as_matrix(),
+        "diagonal": lineax.diagonal(operator) if square else None,
+    }
+
+
 def check_equal(operator, matrix, into, out):
     """Products, transposes and matrices of an operator against a matrix."""
-    close = {"rtol": 1e-4, "atol": 1e-5}
     v, w = values(*into, seed=4), values(*out, seed=5)
     pushed = (matrix @ np.ravel(v)).reshape(out)
-    np.testing.assert_allclose(operator.mv(v), pushed, **close)
-    np.testing.assert_allclose(lineax.materialise(operator).mv(v), pushed, **close)
-    pulled = (np.ravel(w) @ matrix).reshape(into)
-    np.testing.assert_allclose(operator.transpose().mv(w), pulled, **close)
-    np.testing.assert_allclose(operator.as_matrix(), matrix, **close)
-    if matrix.shape[0] == matrix.shape[1]:
-        np.testing.assert_allclose(lineax.diagonal(operator), np.diag(matrix), **close)
+    expected = {
+        "product": pushed,
+        "product, materialised": pushed,
+        "product of the transpose": (np.ravel(w) @ matrix).reshape(into),
+        "matrix": matrix,
+        "diagonal": np.diag(matrix) if matrix.shape[0] == matrix.shape[1] else None,
+    }
+    for name, found in everything_of(operator, v, w).items():
+        if expected[name] is None:
+            assert found is None
+        else:
+            np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_piece_is_exported_with_its_numbers_and_its_tags(name):
     f, x, kind, tags = KINDS[name]
-    tensor = np.asarray(jax.jacobian(f)(x))
+    tensor = np.asarray(by_jax(jax.jacobian, f, x))
     piece = jacobian(f, format="blocks")(x)
     operator = piece.to_lineax()
     assert type(operator).__name__ == f"{kind}LinearOperator"
@@ -145,7 +163,7 @@ def test_every_piece_is_exported_with_its_numbers_and_its_tags(name):
 )  # fmt: skip
 def test_the_solution_is_that_of_the_dense_matrix(name):
     f, x, _, _ = KINDS[name]
-    tensor = np.asarray(jax.jacobian(f)(x))
+    tensor = np.asarray(by_jax(jax.jacobian, f, x))
     matrix = tensor.reshape(x.size, x.size)
     b = values(*tensor.shape[: tensor.ndim - x.ndim], seed=2)
     make = jacobian(f, format="blocks")
@@ -158,7 +176,7 @@ def test_iterative_solvers_and_sums_of_operators():
     x, b = values(3, 4), values(3, 4, seed=2)
     operator = jacobian(jax.nn.softmax, format="blocks")(x).to_lineax()
     shifted = lineax.IdentityLinearOperator(operator.in_structure()) + operator
-    matrix = np.eye(12) + np.asarray(jax.jacobian(jax.nn.softmax)(x)).reshape(12, 12)
+    matrix = np.eye(12) + np.asarray(by_jax(jax.jacobian, jax.nn.softmax, x)).reshape(12, 12)
     expected = np.linalg.solve(matrix, np.ravel(b)).reshape(3, 4)
     solver = lineax.GMRES(rtol=1e-5, atol=1e-5)
     made = lineax.linear_solve(shifted, b, solver).value
@@ -171,7 +189,7 @@ def test_iterative_solvers_and_sums_of_operators():
     bowl = hessian(convex, format="blocks")(values(6)).to_lineax()
     tagged = lineax.TaggedLinearOperator(bowl, lineax.positive_semidefinite_tag)
     made = lineax.linear_solve(tagged, b.ravel()[:6], lineax.CG(rtol=1e-5, atol=1e-5)).value
-    expected = np.linalg.solve(jax.hessian(convex)(values(6)), b.ravel()[:6])
+    expected = np.linalg.solve(by_jax(jax.hessian, convex, values(6)), b.ravel()[:6])
     np.testing.assert_allclose(made, expected, rtol=1e-3, atol=1e-4)
 
 
@@ -193,7 +211,9 @@ def test_a_hessian_counts_as_symmetric_only_by_proof():
     ):
         operator = hessian(f, format="blocks")(x).to_lineax()
         assert {n for n, holds in QUERIES.items() if holds(operator)} == tags
-        np.testing.assert_allclose(operator.as_matrix(), jax.hessian(f)(x), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            operator.as_matrix(), by_jax(jax.hessian, f, x), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_operators_go_in_and_out_of_jit_and_vmap_without_another_trace():
@@ -229,7 +249,8 @@ def test_a_solution_is_differentiated_through_the_operator():
         operator = jacobian(f, format="blocks")(x).to_lineax()
         return jnp.sum(lineax.linear_solve(operator, b).value ** 2)
 
-    expected = jax.grad(lambda x: jnp.sum(jnp.linalg.solve(jax.jacobian(f)(x), b) ** 2))(x)
+    solved = lambda x: jnp.sum(jnp.linalg.solve(jax.jacobian(f)(x), b) ** 2)  # noqa: E731
+    expected = by_jax(jax.grad, solved, x)
     np.testing.assert_allclose(jax.grad(total)(x), expected, rtol=1e-3, atol=1e-5)
 
 
@@ -285,7 +306,7 @@ sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, c: (c * jnp.cos(x),))
 def test_a_function_with_a_custom_vjp_is_exported():
     x, v = values(6), values(6, seed=2)
     operator = jacobian(lambda x: sine(x) * x + x[::-1], format="operator")(x).to_lineax()
-    matrix = np.asarray(jax.jacobian(lambda x: sine(x) * x + x[::-1])(x))
+    matrix = np.asarray(by_jax(jax.jacobian, lambda x: sine(x) * x + x[::-1], x))
     np.testing.assert_allclose(operator.mv(v), matrix @ v, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(operator.transpose().mv(v), v @ matrix, rtol=1e-5, atol=1e-6)
     solution = lineax.linear_solve(operator, v).value

@@ -10,6 +10,7 @@ import pytest
 import jacobians
 from jacobians import ArgumentError, jacobian, plan
 from jacobians.sparse.forms import pieces
+from tests.explicit import by_jax
 from tests.test_jacobian import (
     arrow,
     clipped_gradient,
@@ -45,20 +46,29 @@ KINDS = {
 }  # fmt: skip
 
 
+@jax.jit
+def together(piece, tangent, cotangent):
+    """A piece in full and its products both ways, compiled together."""
+    return piece.todense(), piece.jvp(tangent), piece.vjp(cotangent)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_pieces_multiply_like_the_matrix(name):
     f, args, argnums, kind = KINDS[name]
     piece = jax.jit(jacobian(f, argnums, format="blocks"))(*args)
     assert type(piece).__name__ == kind
-    tensor = np.asarray(jax.jacobian(f, argnums)(*args))
+    tensor = np.asarray(by_jax(jax.jacobian, f, *args, argnums=argnums))
     matrix = tensor.reshape(piece.shape)
     tangent, cotangent = values(*piece.in_shape, seed=4), values(*piece.out_shape, seed=5)
     close = {"rtol": 1e-4, "atol": 1e-5}
-    np.testing.assert_allclose(piece.todense(), tensor, **close)
-    pushed = (matrix @ np.ravel(tangent)).reshape(piece.out_shape)
-    np.testing.assert_allclose(piece.jvp(tangent), pushed, **close)
-    pulled = (np.ravel(cotangent) @ matrix).reshape(piece.in_shape)
-    np.testing.assert_allclose(piece.vjp(cotangent), pulled, **close)
+    in_full, pushed, pulled = together(piece, tangent, cotangent)
+    np.testing.assert_allclose(in_full, tensor, **close)
+    np.testing.assert_allclose(
+        pushed, (matrix @ np.ravel(tangent)).reshape(piece.out_shape), **close
+    )
+    np.testing.assert_allclose(
+        pulled, (np.ravel(cotangent) @ matrix).reshape(piece.in_shape), **close
+    )
     np.testing.assert_allclose(piece @ tangent, pushed, **close)
     np.testing.assert_allclose(piece @ jnp.ravel(tangent), np.ravel(pushed), **close)
     columns = values(piece.shape[1], 2, seed=6)
@@ -82,9 +92,10 @@ def test_products_with_a_band_trace_as_many_equations_whatever_its_width(m, n, b
     piece = jacobian(lambda x: jnp.where(band, jnp.sin(x) * weights, 0).sum(1), format="blocks")(x)
     assert type(piece).__name__ == kind
     matrix = weights * np.cos(x)
-    np.testing.assert_allclose(piece.todense(), matrix, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(piece.jvp(x), matrix @ x, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(piece.vjp(y), y @ matrix, rtol=1e-4, atol=1e-5)
+    in_full, pushed, pulled = together(piece, x, y)
+    np.testing.assert_allclose(in_full, matrix, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pushed, matrix @ x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(pulled, y @ matrix, rtol=1e-4, atol=1e-5)
     assert equations_and_largest(piece.jvp, x)[0] <= 20
     assert equations_and_largest(piece.vjp, y)[0] <= 20
 
@@ -238,7 +249,7 @@ def test_an_operator_of_a_custom_vjp_multiplies_both_ways():
         return {"y": sine(d["a"]) * d["b"], "z": jnp.sum(sine(d["b"]))}
 
     d = {"a": values(3), "b": values(3, seed=1)}
-    parts = jax.jacobian(f)(d)
+    parts = by_jax(jax.jacobian, f, d)
     operator = jacobian(f, format="operator")(d)
     pushed = jax.jit(lambda operator: operator.jvp(d))(operator)
     expected = {k: parts[k]["a"] @ d["a"] + parts[k]["b"] @ d["b"] for k in ("y", "z")}

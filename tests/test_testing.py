@@ -290,7 +290,7 @@ def test_options_of_a_ready_made_test_that_do_not_fit_are_named(call: Any, messa
 
 
 def test_the_readmes_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = functools.partial(vjp_test, max_examples=4)
+    few = functools.partial(vjp_test, max_examples=2)
     monkeypatch.setattr("jacobians.testing.vjp.vjp_test", few)
     text = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     (block,) = (

@@ -55,7 +55,7 @@ def compare(network, batch, seed):
             np.testing.assert_allclose(by_hand[name], gradient, rtol=1e-9, atol=1e-11, err_msg=name)
 
 
-@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(architectures(WIDTHS), st.just(3), st.integers(0, 1000))
 def test_the_backward_pass_is_jax_grad(network, batch, seed):
     compare(network, batch, seed)
