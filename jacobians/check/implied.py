@@ -168,7 +168,7 @@ def precisions(call: Call, rule: Rule, values: Sequence[Any]) -> tuple[float, fl
     """The coarsest unit roundoff among the floats of the rule's and of the function's program."""
     traced = floats_of(call, values)
     templates = output_templates(call, values)
-    ones = [jnp.ones(t.shape, t.dtype) for t in templates]
+    ones = [jnp.asarray(np.ones(t.shape, t.dtype)) for t in templates]
     shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in traced]
     programs = [
         program.trace(lambda *g: pulled(call, rule, rebuilt(call, values, g), ones), shapes),

@@ -55,7 +55,7 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
                 return largest([[np.asarray(a) - np.asarray(b) for a, b in p] for p in pairs])
 
         try:
-            zero = [jnp.zeros(t.shape, t.dtype) for t in templates]
+            zero = [np.zeros(t.shape, t.dtype) for t in templates]
             compiled(floats, zero)
         except Exception:
             # what cannot be compiled is called as it is

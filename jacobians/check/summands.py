@@ -85,7 +85,7 @@ class Terms:
 
     def _tangents(self, position: int, columns: Integers) -> list[Any]:
         """Ones in these columns of an argument, zeros elsewhere."""
-        tangents = [jnp.zeros(v.shape, v.dtype) for v in self._chosen]
+        tangents = [jnp.asarray(np.zeros(v.shape, v.dtype)) for v in self._chosen]
         unit = np.zeros(tangents[position].size)
         unit[columns] = 1.0
         tangents[position] = jnp.asarray(unit.reshape(tangents[position].shape))

@@ -277,12 +277,14 @@ def _compile(call: Call, given: Sequence[Any], strip: bool, compiled: dict[str, 
 
 def unit_vectors(values: Sequence[Any], start: Any, count: int) -> list[Any]:
     """`count` unit vectors of the concatenated arrays from number `start`, split per array."""
-    numbers = start + jnp.arange(count)
+    # of a known start NumPy makes them, which compiles nothing
+    numpy: Any = np if isinstance(start, int) else jnp
+    numbers = start + numpy.arange(count)
     vectors, offset = [], 0
     for x in values:
         size = prod(x.shape)
-        hot = (numbers[:, None] - offset) == jnp.arange(size)[None, :]
-        vectors.append(hot.astype(x.dtype).reshape(count, *x.shape))
+        hot = (numbers[:, None] - offset) == numpy.arange(size)[None, :]
+        vectors.append(jnp.asarray(hot.astype(x.dtype).reshape(count, *x.shape)))
         offset += size
     return vectors
 

@@ -56,12 +56,21 @@ def dense(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data: 
         return data.reshape(shape)
     if pattern.count == 0:
         return jnp.zeros(shape, data.dtype)
-    m, n = pattern.shape
-    matrix = jnp.zeros((m, n), data.dtype)
-    filled = matrix.at[pattern.rows, pattern.columns].set(
-        data, unique_indices=True, indices_are_sorted=True
+    fill = _filled if traced else _filled_at_once
+    return fill(data, (pattern.rows, pattern.columns), pattern.shape, True).reshape(shape)
+
+
+def _filled(data: Any, places: tuple[Any, ...], shape: tuple[int, ...], in_order: bool) -> Any:
+    """Zeros with the entries at their places, each of which is named once."""
+    return (
+        jnp.zeros(shape, data.dtype)
+        .at[places]
+        .set(data, unique_indices=True, indices_are_sorted=in_order)
     )
-    return filled.reshape(shape)
+
+
+# outside of a trace every operation would be compiled by itself
+_filled_at_once = jax.jit(_filled, static_argnums=(2, 3))
 
 
 def csr(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data: Any) -> Any:
@@ -88,6 +97,7 @@ def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data:
     if ("form", k) not in kept:
         kept["form", k] = _form(prepared, k)
     structure, properties, lower, upper = kept["form", k]
+    fill = _filled if traced else _filled_at_once
     shapes = (pattern.out_shape, pattern.in_shape, properties)
     m, n = pattern.shape
     if pattern.count == 0:
@@ -98,20 +108,20 @@ def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data:
     if "diagonal" in properties:
         values = data
         if pattern.count < n:
-            values = jnp.zeros(n, data.dtype).at[pattern.rows].set(data)
+            values = fill(data, (pattern.rows,), (n,), True)
         return Diagonal(values, *shapes)
     if pattern.full:
         return Dense(data.reshape(m, n), *shapes)
     if structure.kind in ("block-diagonal", "kronecker") and structure.get("blocks"):
         height, width = structure.get("block_shape")
-        made = _block_diagonal(pattern, data, structure.get("blocks"), height, width)
+        made = _block_diagonal(fill, pattern, data, structure.get("blocks"), height, width)
         return BlockDiagonal(made, *shapes)
     diagonals = lower + upper + 1
     dense_band = diagonals * m <= 2 * pattern.count
     if dense_band and diagonals <= max(FEW_DIAGONALS, n // 2):
         offsets = pattern.columns.astype(np.int64) - pattern.rows
         place = (offsets + lower) * m + pattern.rows
-        flat = jnp.zeros(diagonals * m, data.dtype).at[place].set(data, unique_indices=True)
+        flat = fill(data, (place,), (diagonals * m,), False)
         return Banded(flat.reshape(-1, m), lower, upper, *shapes)
     if dense_band or 2 * pattern.count >= m * n:
         # entries with their indices take more memory than the whole from a third of it on
@@ -150,14 +160,17 @@ def _form(prepared: Prepared, k: int) -> tuple[Structure, frozenset[str], int, i
     return proof.structure, frozenset(properties), lower, upper
 
 
-def _block_diagonal(pattern: Pattern, data: Any, count: int, height: int, width: int) -> Any:
+def _block_diagonal(
+    fill: Callable[..., Any], pattern: Pattern, data: Any, count: int, height: int, width: int
+) -> Any:
+    """The blocks of a block-diagonal matrix, one after the other."""
     shape = (count, height, width)
     if pattern.count == prod(shape):
         # entries in row-major order are those of one block after the other
         return data.reshape(shape)
     rows = pattern.rows.astype(np.int64)
     place = rows * width + pattern.columns % width
-    return jnp.zeros(prod(shape), data.dtype).at[place].set(data).reshape(shape)
+    return fill(data, (place,), (prod(shape),), False).reshape(shape)
 
 
 MAKERS: dict[str, Maker] = {"bcoo": bcoo, "dense": dense, "scipy": csr, "blocks": blocks}
