@@ -604,13 +604,14 @@ def only_positive(x):
 def test_outside_jit_a_function_may_look_at_its_arguments(f):
     for seed in (2, 3):
         x = values(5, seed=seed)
+        expected = by_jax(jax.jacobian, f, x)
         for format in ("dense", "bcoo", "operator"):
             value, found = value_and_jacobian(f, format=format)(x)
             if format == "operator":
                 found = jax.vmap(found.jvp, out_axes=-1)(jnp.eye(5))
             elif format == "bcoo":
                 found = found.todense()
-            np.testing.assert_allclose(found, by_jax(jax.jacobian, f, x), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(value, f(x), rtol=1e-6)
     assert "looks at the values of its arguments" in str(jacobians.plan(f, x))
     energy = lambda x: jnp.sum(x**3) * x[0] if x[1] < 0 else jnp.sum(x**2)  # noqa: E731
