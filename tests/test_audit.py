@@ -487,3 +487,41 @@ def test_a_rule_of_jax_inside_a_right_one_is_not_what_is_differentiated() -> Non
     assert "called inside _xlogx only" in verdicts["xlogy"].diagnosis
     alone = audit(jax.scipy.special.xlogy, x, x, library=True, diagnose=False)
     assert alone.rules[0].verdict == "wrong"
+
+
+@jax.custom_vjp
+def chosen(x, n):
+    """2·sin x or 3·sin x."""
+    return jnp.sin(x) * jnp.where(n < 1, 2.0, 3.0)
+
+
+chosen.defvjp(
+    lambda x, n: (chosen(x, n), (x, n)),
+    lambda kept, c: (c * jnp.cos(kept[0]) * jnp.where(kept[1] < 1, 2.0, 3.0), None),
+)
+
+
+def test_an_operand_without_a_type_of_its_own_is_converted_in_float64() -> None:
+    def f(x):
+        # of two Python numbers `where` makes an array whose type gives way to any other
+        return chosen(x, jnp.where(x.sum() > 0, 0, 1)).sum()
+
+    (rule,) = audit(f, jnp.array([0.3, -0.8]), diagnose=False).rules
+    assert rule.verdict == "right", rule.diagnosis
+    assert rule.notes == ()
+    assert all(block.precision == "float64" for check in rule.checks for block in check.blocks)
+
+
+def test_a_backward_pass_that_raises_only_when_it_runs_is_wrong() -> None:
+    def refuses(value):
+        raise ArithmeticError("the solver did not converge")
+
+    @jax.custom_vjp
+    def solved(x):
+        return 2.0 * x
+
+    solved.defvjp(lambda x: (2.0 * x, None), lambda _, c: (jax.pure_callback(refuses, c, c),))
+    (rule,) = audit(lambda x: solved(x).sum(), X, diagnose=False).rules
+    assert rule.verdict == "wrong"
+    assert "raised ArithmeticError: the solver did not converge" in rule.diagnosis
+    assert [p.kind for p in rule.checks[0].problems] == ["raised"]

@@ -330,3 +330,15 @@ def test_a_batched_operation_keeps_its_name():
     f.defjvp(lambda p, t: (f(p[0]), (1 - jnp.tanh(p[0])) * t[0]))
     check = check_vjp(jax.vmap(f), np.array([0.3, -1.2], np.float32))
     assert "the derivative of `tanh`" in check.diagnoses[0].message
+
+
+def test_a_path_is_found_beside_a_call_that_returns_a_number():
+    with_number = jax.jit(lambda x: (jnp.sin(x), 1.0))
+
+    def f(x):
+        y, one = with_number(x)
+        return jnp.sum(y * jnp.exp(y)) * one
+
+    x = np.array([0.3, 0.8, -0.5], np.float32)
+    check = check_vjp(f, x, vjp=lambda c, x: (c * jnp.cos(x) * jnp.exp(jnp.sin(x)),))
+    assert "the path through `exp`" in check.diagnoses[0].message, str(check)

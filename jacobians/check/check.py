@@ -43,7 +43,7 @@ from jacobians.check.problems import (
 from jacobians.check.result import BlockCheck, Problem, VJPCheck, WorstEntry
 from jacobians.check.rule import find_rule, without_static
 from jacobians.check.verdict import nonfinite, note_by_own, note_lost, verdicts
-from jacobians.errors import ArgumentError
+from jacobians.errors import ArgumentError, RuleRaisedError
 from jacobians.notation.spy import spy
 from jacobians.program import dense
 from jacobians.program.call import Call, bind, function_name
@@ -112,10 +112,19 @@ def check_vjp(
         return VJPCheck(name, rule.kind, (), tuple(problems), tuple(notes), found,
                         declared=declared)  # fmt: skip
     oracle = Oracle(call)
-    problems += _primal_problems(call, rule, oracle) + _symbolic_problems(call, rule)
-    broken = _faults(call, rule, oracle)
-    problems += [Problem(x.kind, x.message, x.inputs) for x in broken]
-    made = compare(call, rule, oracle, notes)
+    try:
+        problems += _primal_problems(call, rule, oracle) + _symbolic_problems(call, rule)
+        broken = _faults(call, rule, oracle)
+        problems += [Problem(x.kind, x.message, x.inputs) for x in broken]
+        made = compare(call, rule, oracle, notes)
+    except RuleRaisedError as error:
+        call.flat(())()  # what the function itself raises is not the rule's mistake
+        raised = f"the rule raised {error} when it was called with numbers; see that it runs"
+        problems.append(Problem("raised", f"{raised} by itself at these values"))
+        given = [(p.kind, p.message) for p in problems]
+        found = () if budget is None else diagnose_form(call, rule, given)
+        return VJPCheck(name, rule.kind, (), tuple(problems), tuple(notes), found,
+                        declared=declared)  # fmt: skip
     if made is None:
         blocks = tuple(_probe_check(call, p) for p in probed(call, rule, oracle, notes))
         results: list[Comparison] = []

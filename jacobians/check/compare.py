@@ -26,7 +26,7 @@ from jacobians.check.implied import DOUBLE, precisions
 from jacobians.check.oracle import Oracle
 from jacobians.check.rule import Rule
 from jacobians.check.sides import Array, Bools, Integers, Sides, _backward, _sides
-from jacobians.errors import first_line
+from jacobians.errors import RuleRaisedError, first_line
 from jacobians.program.call import Call
 
 
@@ -54,6 +54,7 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
 
     Raises:
         ArgumentError: the truth cannot be had at this size.
+        RuleRaisedError: the rule raises when it is called.
     """
     outputs = [k for k, leaf in enumerate(call.outputs) if leaf.differentiable]
     m = sum(call.outputs[k].size for k in outputs)
@@ -75,7 +76,10 @@ def compare(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> Compare
             rule_eps, function_eps = precisions(call, rule, oracle.wide)
         except Exception as error:
             wide, why = None, first_line(error)
-    narrow = sides.mine([leaf.value for leaf in call.inputs])
+    try:
+        narrow = sides.mine([leaf.value for leaf in call.inputs])
+    except Exception as error:
+        raise RuleRaisedError(first_line(error)) from error
     narrow_eps = max(
         [float(jnp.finfo(call.inputs[k].dtype).eps) for k in call.selected]
         + [float(jnp.finfo(call.outputs[k].dtype).eps) for k in outputs]

@@ -20,12 +20,14 @@ from jacobians.check.oracle import Oracle
 from jacobians.check.result import Array, Problem
 from jacobians.check.rule import Rule
 from jacobians.check.summands import drawn, largest, rounding_slopes
-from jacobians.errors import first_line
+from jacobians.errors import RuleRaisedError, first_line
 from jacobians.program.call import Call, floats_of, output_templates, rebuilt, short_type
 
 # a rule's forward pass may compute the value in another way: it may be off by so many times what
 # one rounding of every operation of the function leaves
 VALUE_NOISE = 100.0
+# for code that runs a few times only: little optimisation
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
@@ -43,10 +45,15 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
             return pulled(call, rule, values, c)
 
         sloping, noisy = rounding_to_first_order(call, rule), rounding(call, rule)
+        # traced once for all draws and cotangents: a rule that is a whole solver is slow to trace
+        slopes = jax.jit(
+            lambda given, c, numbers: sloping(rebuilt(call, values, given), c, eps, 0.0, numbers),
+            compiler_options=QUICK,
+        )
 
         def noise(c: Sequence[Any]) -> list[Array]:
             try:
-                return largest([sloping(values, c, eps, 0.0, numbers) for numbers in drawn()])
+                return largest([slopes(floats, list(c), numbers) for numbers in drawn()])
             except Exception:
                 # JAX cannot differentiate the rule: its rounding is imitated instead
                 exact = plain(c)
@@ -67,7 +74,10 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
             return tested(oracle.wide)
         except Exception:
             pass  # the rule is tied to its own precision: tested there, just below
-    return tested([leaf.value for leaf in call.inputs])
+    try:
+        return tested([leaf.value for leaf in call.inputs])
+    except Exception as error:
+        raise RuleRaisedError(first_line(error)) from error
 
 
 def _symbolic_problems(call: Call, rule: Rule) -> list[Problem]:
@@ -236,7 +246,10 @@ def _primal_problems(call: Call, rule: Rule, oracle: Oracle) -> list[Problem]:
     """Whether the forward pass of the rule returns what the function returns."""
     if rule.primal is None:
         return []
-    mine = jax.tree.leaves(rule.primal())
+    try:
+        mine = jax.tree.leaves(rule.primal())
+    except Exception as error:
+        raise RuleRaisedError(first_line(error)) from error
     plain = oracle.narrow_outputs
     problems = []
     for k, (leaf, a, b) in enumerate(zip(call.outputs, mine, plain, strict=False)):

@@ -154,7 +154,7 @@ class Rule:
                 pieces = _pieces(argument, piece)
             leaves.extend(pieces)
         return tuple(
-            jnp.zeros(jnp.shape(values[k]), jnp.result_type(values[k]))
+            jnp.zeros(jnp.shape(values[k]), program.value_dtype(values[k]))
             if leaves[k] is None
             else leaves[k]
             for k in self.call.selected

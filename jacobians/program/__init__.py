@@ -62,6 +62,7 @@ from jacobians.program.view import (
     trace,
     view,
     while_parts,
+    value_dtype,
 )
 
 __all__ = [
@@ -116,4 +117,5 @@ __all__ = [
     "trace",
     "view",
     "while_parts",
+    "value_dtype",
 ]

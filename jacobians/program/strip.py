@@ -43,7 +43,7 @@ def strip_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
             out_tree.append(structure)
             return tuple(out_leaves)
 
-        shapes = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves]
+        shapes = [jax.ShapeDtypeStruct(jnp.shape(x), program.value_dtype(x)) for x in leaves]
         traced = program.trace(flat, shapes)
         return jax.tree.unflatten(out_tree[-1], run(traced, leaves))
 

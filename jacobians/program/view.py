@@ -118,6 +118,16 @@ def literal_value(atom: Any) -> np.ndarray[Any, Any]:
     return value if dtype is None or value.dtype == dtype else value.astype(dtype)
 
 
+def value_dtype(value: Any) -> Any:
+    """The dtype of an array as it stands, or what JAX makes of a Python number.
+
+    `jnp.result_type` takes an array without a type of its own (`weak_type`) for a Python number:
+    where 64-bit types are enabled it calls an array of 32 bits int64 or float64.
+    """
+    dtype = getattr(value, "dtype", None)
+    return jnp.result_type(value) if dtype is None else dtype
+
+
 def shape_of(atom: Any) -> tuple[int, ...]:
     """The shape of a variable or literal; `()` for values that are no arrays."""
     return tuple(getattr(atom.aval, "shape", ()))

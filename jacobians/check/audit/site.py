@@ -242,7 +242,7 @@ class Site:
 
         def call(*operands: Any) -> list[Any]:
             exact = all(
-                jnp.result_type(x) == program.dtype_of(v)
+                program.value_dtype(x) == program.dtype_of(v)
                 for x, v in zip(operands, self.equation.invars, strict=True)
             )
             wide = None if exact else self.in_float64
@@ -308,7 +308,7 @@ def _is_real_float(variable: Any) -> bool:
 def _as_type(value: Any, variable: Any) -> Any:
     """An operand in the dtype that an equation was traced for."""
     dtype = program.dtype_of(variable)
-    if dtype is None or jnp.result_type(value) == dtype:
+    if dtype is None or program.value_dtype(value) == dtype:
         return value
     # as an array of one: the precision of scalars is not looked at where rounding is judged
     return jnp.asarray(value)[None].astype(dtype)[0]

@@ -349,7 +349,6 @@ class _Walk:
                 found[v] = Candidate(names[k], environment[v])
             elif not names:
                 found[v] = Candidate("an operand", environment[v])
-        outputs = {a for a in inner.outputs if not program.is_literal(a)}
         for equation in inner.equations:
             operands = [
                 program.literal_value(a) if program.is_literal(a) else environment[a]
@@ -364,13 +363,12 @@ class _Walk:
                     if place.line:
                         name += f" in `{place.line[:40]}`"
                     found[v] = Candidate(name, result)
-        for k, v in enumerate(inner.outputs):
-            if v in outputs and v in found and v not in inner.inputs:
+        for v in inner.outputs:
+            if not program.is_literal(v) and v in found and v not in inner.inputs:
                 label = "the output" if names and not names[0].startswith("the ") else "the result"
                 if names and names[0].startswith("the "):
                     label = f"the value after the step ({found[v].name[4:]})"
                 found[v] = Candidate(label, found[v].value)
-            del k
         return found
 
     def _equation(

@@ -34,7 +34,7 @@ def _replacements(
 
     def add(kind: str, text: str, v: Any) -> None:
         options.append(Option(kind, text))
-        values.append(jnp.asarray(v).astype(jnp.result_type(value)))
+        values.append(jnp.asarray(v).astype(program.value_dtype(value)))
 
     if not _is_float(value):
         if jnp.result_type(value) == jnp.bool_:
