@@ -60,9 +60,9 @@ from jacobians.program.view import (
     single_shard,
     touches_reference,
     trace,
+    value_dtype,
     view,
     while_parts,
-    value_dtype,
 )
 
 __all__ = [
@@ -115,7 +115,7 @@ __all__ = [
     "single_shard",
     "touches_reference",
     "trace",
+    "value_dtype",
     "view",
     "while_parts",
-    "value_dtype",
 ]
