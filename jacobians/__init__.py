@@ -6,6 +6,18 @@
 >>> print(jacobians.backprop(f, x, y, z))                          # how do its gradients flow?
 >>> print(jacobians.audit(model, params, x))                       # all those in my model?
 >>> jacobians.jacobian(f)(x)                                       # its numbers, sparse and cheap
+
+The package is houses with an order; imports run only down it, which `tests/test_layout.py` holds:
+cli, report, sparse, networks, graph, testing, check, structure, notation, derive, gates, program,
+errors. What a newcomer touches to add
+
+- a rule for a primitive: its family's file in `derive/rules/`, and its name in words in
+  `notation/operation.py`;
+- a structure kind: `structure/kinds.py` (its name), `structure/proved.py` (its proof),
+  `structure/observed.py` (how it looks in numbers), and `tests/words.py` (its oracle);
+- a diagnosis: `check/diagnose/alternatives.py` or `blocks.py` (the hypothesis),
+  `check/diagnose/words.py` (its sentence), and `tests/mistakes.py` (a planted one);
+- an output format: one file in `report/`, registered with a function of `notation/show.py`.
 """
 
 import importlib

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jacobians.cli.main import main
+from jacobians.cli.topics import TOPICS, topic_text
 
 MODULE = """
 import jax
@@ -262,3 +263,21 @@ def test_a_closed_pipe_is_quiet():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_help_lists_its_topics_and_prints_each_of_them(capsys):
+    assert main(["help"]) == 0
+    listed = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[0] for line in listed] == list(TOPICS)
+    assert all(len(line) <= 100 for line in listed)
+    for topic in TOPICS:
+        assert main(["help", topic]) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(TOPICS[topic][0])
+        assert all(len(line) <= 100 for line in text.splitlines())
+    assert "Args:" in topic_text("audit")
+
+
+def test_help_with_an_unknown_topic_names_the_closest(capsys):
+    assert main(["help", "plann"]) == 2
+    assert "did you mean 'plan'" in capsys.readouterr().err

@@ -5,6 +5,7 @@
     jacobians check mymodule:my_relu 'f32[16]'         its hand-written derivative
     jacobians graph jax.nn:log_softmax 'f32[3]'        its backward pass, node by node
     jacobians audit mymodule:loss 'f32[16,8]'          every custom rule called inside a function
+    jacobians help audit                               what the documentation says about a topic
 
 Exit status: 0 when all is right; 1 when a derivative is wrong (in an audit also when one could not
 be checked) or the user's function raised; 2 for a mistake in the command line.
@@ -28,6 +29,7 @@ from jacobians.check.check import check_vjp
 from jacobians.check.result import VJPCheck
 from jacobians.cli.progress import progress
 from jacobians.cli.specs import DISTRIBUTIONS, load_function, needs_x64, parse_spec
+from jacobians.cli.topics import topic_text, topics_text
 from jacobians.errors import JacobiansError, SpecError
 from jacobians.graph.backprop import backprop
 from jacobians.report.audit import audit_text
@@ -120,6 +122,15 @@ def _parser() -> argparse.ArgumentParser:
         "gates", metavar="GATE", nargs="*", help="names (default: the whole catalogue)"
     )
     report.set_defaults(run=_report)
+    topics = commands.add_parser(
+        "help",
+        help="what the documentation says about a topic",
+        description="Prints a topic of the documentation.",
+        epilog=topics_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    topics.add_argument("topic", metavar="TOPIC", nargs="?", help="default: list the topics")
+    topics.set_defaults(run=_help)
     for name, run, text in (
         ("explain", _explain, "the Jacobian blocks of any importable function"),
         ("check", _check, "a hand-written derivative against the explicit Jacobian"),
@@ -241,6 +252,11 @@ def _protect_numbers(given: list[str]) -> list[str]:
         else:
             result.append(f" {text}" if text.startswith("-") else text)
     return result
+
+
+def _help(options: argparse.Namespace) -> int:
+    print(topics_text() if options.topic is None else topic_text(options.topic))
+    return 0
 
 
 def _report(options: argparse.Namespace) -> int:
