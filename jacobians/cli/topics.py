@@ -36,6 +36,8 @@ SUMMARIES = {
     "explain": "What the Jacobian of a function is made of, block by block, with evidence.",
     "plan": "How `jacobian` computes each block of a Jacobian, and what that saves.",
     "testing": "Ready-made property tests of hand-written derivatives, for your repository.",
+    "backprop": "The computational graph of a call, node by node, with its local gradients.",
+    "networks": "Linear, two- and three-layer networks from gates, and how to train them.",
     "contributing": "The houses of the package, and what a newcomer touches.",
 }
 

@@ -31,6 +31,6 @@ What decides how narrow a proof is:
 
 When the arguments have values, proof and numbers are confronted. A contradiction would be a bug of
 this package; it is reported loudly, and the wide answer given. Explicit Jacobians are evaluated up
-to 2 GiB, and observation stops at 16 million entries. Random programs look for one:
+to 2 GiB, and observation stops at 16 million entries. Random programs look for contradictions:
 `python scripts/fuzz.py structure --count 1000 --seed 0`; each comes again from its number.
 """
