@@ -173,7 +173,7 @@ def _solved_variables(term: Term) -> dict[int, Any]:
         if options:
             solved[max(options, key=lambda v: term.sizes[v])] = g
     for e in term.zeros:
-        if free((e,)):
+        if e.terms and free((e,)):
             solved[max(e.terms, key=lambda pair: term.sizes[pair[0]])[0]] = e
     # a condition that uses a variable solved after it would be read too early
     names = set(solved)
