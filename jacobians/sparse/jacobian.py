@@ -256,8 +256,7 @@ def _operator(bound: Bound, options: _Options) -> tuple[Any, Any]:
     key = ("operator", fingerprint(plain.program), plain.selected, plain.results)
     products = _products.get(key)
     if products is None:
-        products = linear_products(plain)
-        _products.put(key, products)
+        products = _products.keep(key, linear_products(plain))
     trees = bound.in_trees
     if options.single:
         in_tree = trees[0]
