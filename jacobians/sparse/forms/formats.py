@@ -127,8 +127,8 @@ def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data:
         # entries with their indices take more memory than the whole from a third of it on
         return Dense(dense(prepared, kept, traced, k, data).reshape(m, n), *shapes)
     indices = np.stack([pattern.rows, pattern.columns], axis=1)
-    matrix = BCOO((data, jnp.asarray(indices)), shape=(m, n), indices_sorted=True,
-                  unique_indices=True)  # fmt: skip
+    entries = data, jnp.asarray(indices)
+    matrix = BCOO(entries, shape=(m, n), indices_sorted=True, unique_indices=True)
     return Sparse(matrix, *shapes)
 
 
