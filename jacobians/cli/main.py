@@ -32,6 +32,7 @@ from jacobians.cli.specs import DISTRIBUTIONS, load_function, needs_x64, parse_s
 from jacobians.cli.topics import topic_text, topics_text
 from jacobians.errors import JacobiansError, SpecError
 from jacobians.graph.backprop import backprop
+from jacobians.program import OWN_FOLDER
 from jacobians.report.audit import audit_text
 from jacobians.report.check import check_text
 from jacobians.report.data import to_json
@@ -357,15 +358,16 @@ def _users(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
 def _as_theirs(error: BaseException) -> str:
     """An exception as one line with the place in the user's code that it came from."""
     message = (str(error).strip() or "no message").splitlines()[0]
-    ours = os.path.dirname(os.path.abspath(__file__))
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__)
-        if not f.filename.startswith(ours) and f"{os.sep}site-packages{os.sep}" not in f.filename
-        and not f.filename.startswith("<") and f"{os.sep}lib{os.sep}python" not in f.filename
-    ]  # fmt: skip
+    libraries = f"{os.sep}site-packages{os.sep}", f"{os.sep}lib{os.sep}python"
+    theirs = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((OWN_FOLDER, "<"))
+        and not any(part in frame.filename for part in libraries)
+    ]
     place = ""
-    if frames:
-        last = frames[-1]
+    if theirs:
+        last = theirs[-1]
         place = f" (in {last.name}, {os.path.relpath(last.filename)}:{last.lineno})"
     return f"jacobians: your function raised {type(error).__name__}: {message}{place}"
 
