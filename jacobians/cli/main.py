@@ -177,6 +177,7 @@ def _check_options(command: argparse.ArgumentParser) -> None:
 
 
 def _graph_options(command: argparse.ArgumentParser) -> None:
+    """Adds what is opened, what is folded, and the files to write."""
     _argnums_option(command)
     command.add_argument(
         "--expand",
@@ -197,6 +198,7 @@ def _graph_options(command: argparse.ArgumentParser) -> None:
 
 
 def _audit_options(command: argparse.ArgumentParser) -> None:
+    """Adds how many calls are compared, whose rules, and which may differ."""
     command.add_argument(
         "--limit",
         type=_positive,
@@ -350,6 +352,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _graph(options: argparse.Namespace) -> int:
+    """Prints the graph of a call, and writes it to the files asked for."""
     expand: bool | list[str] = True if "all" in options.expand else options.expand
     with _call(options) as (function, arguments):
         graph = _users(
@@ -379,6 +382,7 @@ def _write_file(path: str, text: str) -> None:
 
 
 def _audit(options: argparse.Namespace) -> int:
+    """Prints the audit of a call; 1 where a rule is wrong or could not be checked."""
     with _call(options) as (function, arguments):
         found: Audit = _users(
             audit,

@@ -128,9 +128,16 @@ def entry_for(
 
 # what a fault of the analysis may raise; what JAX cannot differentiate raises before it
 _FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NotImplementedError,
-    RecursionError, TypeError, ValueError,
-)  # fmt: skip
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def _without_structure(
@@ -170,4 +177,5 @@ def _known(plain: Plain) -> tuple[Any, ...]:
 
 
 def _constants(inner: Program) -> tuple[Any, ...]:
+    """Keys of the values that a program closes over."""
     return tuple(digest(value) for _, value in inner.constants)

@@ -71,35 +71,10 @@ def prepare(
         ArgumentError: the Jacobian has too many entries to list.
         Exception: whatever JAX raises where it cannot differentiate the function.
     """
-    push, pull = linears if linears is not None else linear_programs(plain)
-    first = push if push is not None else pull
-    assert first is not None
-    notes: list[str] = []
-    custom = program.contains(plain.program, frozenset(program.CUSTOM_RULES))
-    directions = range(first.runtime, first.runtime + first.directions)
-    linear = not custom or is_linear(first.whole, directions)
-    derivation = derive_linear(first, plain.known_inputs()) if not note else underived(first, note)
-    notes.extend(derivation.notes)
-    if not linear:
-        # jax.jacobian applies the rules to unit cotangents, so that is what is done here
-        notes.append(
-            "a custom derivative rule is not certainly linear: every row is computed by itself, "
-            "as jax.jacobian does"
-        )
-        pull = pull or _try_reverse(plain)
-        push = None if pull is not None else push
-    builder = _Builder(
-        plain=plain,
-        push=push,
-        pull=pull,
-        derivation=derivation,
-        linear=linear,
-        symmetric=symmetric and linear and not program.has_foreign_rule(plain.program),
-        factors=factors,
-        closed=closed,
-    )
+    builder = _builder(plain, linears if linears is not None else linear_programs(plain), note)
+    builder.symmetric = symmetric and builder.linear and not program.has_foreign_rule(plain.program)
+    builder.factors, builder.closed = factors, closed
     blocks = builder.blocks()
-    notes.extend(builder.notes)
     swept = [b for b in blocks if b.way == ""]
     sweeps = builder.sweeps(swept)
     if any(sweep.transposed for sweep in sweeps) and builder.pull is None:
@@ -110,20 +85,20 @@ def prepare(
     ways = iter(_ways(sweeps, len(swept)))
     blocks = [replace(b, way=next(ways)) if b.way == "" else b for b in blocks]
     used = {sweep.transposed for sweep in sweeps}
-    needed_push = push if push is not None and (False in used or not used) else None
+    needed_push = builder.push if False in used or not used else None
     needed_pull = builder.pull if True in used or needed_push is None else None
     closed_tables = {k: _closed_tables(b) for k, b in enumerate(blocks) if b.way not in ONCE}
     prepared = Prepared(
         linears=(needed_push, needed_pull),
-        derivation=derivation,
+        derivation=builder.derivation,
         blocks=tuple(blocks),
         sweeps=programs,
         tables=Tables(tuple(p.tables for p in programs), closed_tables, {}),
         in_types=builder.in_types,
         out_types=builder.out_types,
-        linear=linear,
+        linear=builder.linear,
         symmetric=builder.symmetric,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys(builder.notes)),
     )
     return _with_constants(prepared, plain)
 
@@ -335,6 +310,29 @@ class _Builder:
         if self.pull is not None:
             return True
         return self.linear and not program.contains(self.plain.program, frozenset(["while"]))
+
+
+def _builder(plain: Plain, linears: tuple[Linear | None, Linear | None], note: str) -> _Builder:
+    """What decides on a function's plan, its blocks derived unless a note says why they are not."""
+    push, pull = linears
+    first = push if push is not None else pull
+    assert first is not None
+    custom = program.contains(plain.program, frozenset(program.CUSTOM_RULES))
+    directions = range(first.runtime, first.runtime + first.directions)
+    linear = not custom or is_linear(first.whole, directions)
+    derivation = derive_linear(first, plain.known_inputs()) if not note else underived(first, note)
+    notes = list(derivation.notes)
+    if not linear:
+        # jax.jacobian applies the rules to unit cotangents, so that is what is done here
+        notes.append(
+            "a custom derivative rule is not certainly linear: every row is computed by itself, "
+            "as jax.jacobian does"
+        )
+        pull = pull or _try_reverse(plain)
+        push = None if pull is not None else push
+    return _Builder(
+        plain=plain, push=push, pull=pull, derivation=derivation, linear=linear, notes=notes
+    )
 
 
 def _ways(sweeps: Sequence[Sweep], count: int) -> list[str]:
