@@ -129,11 +129,20 @@ def residual(n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 FUNCTIONS: dict[str, Callable[[int], tuple[Callable[..., Any], tuple[Any, ...]]]] = {
-    "ReLU": relu, "batch MLP": mlp, "MLP weights": mlp_weights, "heat equation": heat,
-    "2-D Brusselator": brusselator, "conv 3×3 SAME": convolution, "cumsum²": running_sum,
-    "softmax": softmax, "layer norm": layer_norm, "attention": attention,
-    "graph flow": graph, "RNN by scan": recurrent, "20 residual layers": residual,
-}  # fmt: skip
+    "ReLU": relu,
+    "batch MLP": mlp,
+    "MLP weights": mlp_weights,
+    "heat equation": heat,
+    "2-D Brusselator": brusselator,
+    "conv 3×3 SAME": convolution,
+    "cumsum²": running_sum,
+    "softmax": softmax,
+    "layer norm": layer_norm,
+    "attention": attention,
+    "graph flow": graph,
+    "RNN by scan": recurrent,
+    "20 residual layers": residual,
+}
 SIZES = (8, 32, 128, 256)
 
 
@@ -164,8 +173,17 @@ def derived(name: str, n: int, listed: bool) -> Any:
     derivation = derive_call(call)
     if not listed:
         return derivation.terms(0, 0)
-    block = Block("out", "x", call.outputs[0].shape, call.inputs[0].shape,
-                  Structure("dense"), frozenset(), None, derivation.terms(0, 0), 0)  # fmt: skip
+    block = Block(
+        output="out",
+        input="x",
+        out_shape=call.outputs[0].shape,
+        in_shape=call.inputs[0].shape,
+        structure=Structure("dense"),
+        properties=frozenset(),
+        statement=None,
+        terms=derivation.terms(0, 0),
+        nnz=0,
+    )
     return block.pattern()
 
 
@@ -173,8 +191,8 @@ def compared(name: str, n: int, limit: float, other: Any) -> dict[str, Any]:
     """The times of one function at one size."""
     derive, _ = best(lambda: derived(name, n, False), 5, limit)
     listing, pattern = best(lambda: derived(name, n, True), 3, limit)
-    row = {"name": name, "n": n, "derive": derive, "list": listing, "entries": pattern.nnz,
-           "shape": pattern.shape}  # fmt: skip
+    row = {"name": name, "n": n, "derive": derive, "list": listing}
+    row |= {"entries": pattern.nnz, "shape": pattern.shape}
     if other is not None:
         zeros = [jnp.zeros(x.shape, x.dtype) for x in FUNCTIONS[name](n)[1]]
 
@@ -253,7 +271,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> None:
     for what, chosen in (("all rows", both), ("each function's largest size", last)):
         derive = statistics.median(r["asdex"] / r["derive"] for r in chosen)
         listing = statistics.median(r["asdex"] / r["list"] for r in chosen)
-        print(f"median over {what}: asdex takes {derive:.0f}× the time to derive, "
-              f"{listing:.0f}× the time to derive and list")  # fmt: skip
+        print(
+            f"median over {what}: asdex takes {derive:.0f}× the time to derive, "
+            f"{listing:.0f}× the time to derive and list"
+        )
     wider = [r["name"] for r in both if r["entries"] > r["their entries"]]
     print("entries more than asdex finds: " + (", ".join(dict.fromkeys(wider)) or "none"))

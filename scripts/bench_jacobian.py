@@ -208,12 +208,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+# heading, key of the result, width, digits after the point
 COLUMNS = (
-    ("colour", "colour", 8, 1), ("derive", "derive", 9, 1), ("compile", "compile", 9, 1),
-    ("evaluate", "evaluate", 9, 1), ("first", "first", 9, 1), ("again", "again", 9, 3),
-    ("colours", "colours", 8, 0), ("bound", "bound", 6, 0), ("MB", "memory", 6, 0),
-    ("per JVP", "per_jvp", 8, 2), ("traffic", "traffic", 8, 2), ("÷ ours", "slower", 9, 2),
-)  # fmt: skip
+    ("colour", "colour", 8, 1),
+    ("derive", "derive", 9, 1),
+    ("compile", "compile", 9, 1),
+    ("evaluate", "evaluate", 9, 1),
+    ("first", "first", 9, 1),
+    ("again", "again", 9, 3),
+    ("colours", "colours", 8, 0),
+    ("bound", "bound", 6, 0),
+    ("MB", "memory", 6, 0),
+    ("per JVP", "per_jvp", 8, 2),
+    ("traffic", "traffic", 8, 2),
+    ("÷ ours", "slower", 9, 2),
+)
 
 
 def _row(way: str, found: dict[str, Any]) -> str:
@@ -227,6 +236,7 @@ def _row(way: str, found: dict[str, Any]) -> str:
 
 
 def _ratios(chosen: list[Case], ways: list[str], results: dict[tuple[str, str], Any]) -> None:
+    """Prints how the other ways compare with ours over all cases."""
     print()
     for way in ways[1:]:
         first, again, colours = [], [], []
@@ -274,6 +284,7 @@ def _in_process(name: str, way: str, task: str = "--child") -> dict[str, Any] | 
 
 
 def _child(name: str, way: str) -> None:
+    """Prints the times and counts of one case done one way; exits with 3 where it cannot be."""
     case = next(c for c in cases() if c.name == name)
     size = sum(int(np.prod(a.shape)) for a in case.args)
     if way in ("asdex", "sparsejac") and importlib.util.find_spec(way) is None:
@@ -338,6 +349,7 @@ def _pair(name: str, way: str) -> None:
 
 
 def _ours(case: Case) -> tuple[Callable[..., Any], Any]:
+    """Our Jacobian or Hessian of a case, and a function of what its plan says."""
     import jacobians
     from jacobians.sparse.plan import plan
 
@@ -379,6 +391,7 @@ def _timed_colouring() -> list[float]:
 
 
 def _compressed(case: Case) -> tuple[Callable[..., Any], Any]:
+    """Ours by coloured sweeps alone, for cases that have a closed form."""
     from jacobians.sparse.bind import bind_call
     from jacobians.sparse.forms import formats
     from jacobians.sparse.jacobian import gradient

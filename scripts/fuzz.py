@@ -61,6 +61,7 @@ def run(
         try:
             lines = list(findings(number))
         except Exception as error:
+            # whatever a program makes of ours or of JAX is a finding too, and the next one comes
             first_line = (str(error).strip() or "no message").splitlines()[0]
             lines = [f"raised {type(error).__name__}: {first_line}"]
         for line in lines:

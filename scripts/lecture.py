@@ -82,8 +82,8 @@ def norm_of_product(W: Any, x: Any) -> Any:
 
 def forward(graph: Backprop) -> dict[str, Any]:
     """The forward pass: every gate in order, each from the values before it."""
-    values = {wire.number: wire.value for node in graph.nodes if node.step is None
-              for wire in node.outputs}  # fmt: skip
+    given = [node for node in graph.nodes if node.step is None]
+    values = {wire.number: wire.value for node in given for wire in node.outputs}
     for node in graph.nodes:
         if node.step is None:
             continue

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jacobians
+from jacobians import program
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -17,6 +18,10 @@ def test_import_brings_no_optional_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_frames_of_this_package_are_told_from_the_users():
+    assert pathlib.Path(program.OWN_FOLDER) == pathlib.Path(jacobians.__file__).resolve().parent
 
 
 def test_public_names_exist_and_are_documented():

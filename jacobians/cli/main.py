@@ -32,6 +32,7 @@ from jacobians.cli.specs import DISTRIBUTIONS, load_function, needs_x64, parse_s
 from jacobians.cli.topics import topic_text, topics_text
 from jacobians.errors import JacobiansError, SpecError
 from jacobians.graph.backprop import backprop
+from jacobians.program import OWN_FOLDER
 from jacobians.report.audit import audit_text
 from jacobians.report.check import check_text
 from jacobians.report.data import to_json
@@ -56,6 +57,9 @@ examples:
   jacobians check mymodule:my_relu 'f32[16]' --seed 3
   jacobians audit mymodule:loss 'f32[16,8]' 'i32[16]' --expect round_ste='straight-through'
 """
+
+
+Run = Callable[[argparse.Namespace], int]
 
 
 class UserFunctionError(Exception):
@@ -97,16 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print JSON instead of text")
-    common.add_argument("--seed", type=_count, default=0, help="seed of random values (default 0)")
-    common.add_argument(
-        "--color",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="colour (needs rich; default: when the output is a terminal)",
-    )
-    function = argparse.ArgumentParser(add_help=False)
+    """The grammar of the command line; each command sets `run`, the function that does it."""
+    common, function = _common_options(), argparse.ArgumentParser(add_help=False)
     function.add_argument("function", metavar="MODULE:FUNCTION", help="an importable function")
     function.add_argument("specs", metavar="SPEC", nargs="*", help="one for each argument")
     parser = argparse.ArgumentParser(
@@ -115,9 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jacobians {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     report = commands.add_parser(
-        "report", parents=[common], help="structure report of the gates of the catalogue",
+        "report",
+        parents=[common],
+        help="structure report of the gates of the catalogue",
         description="Prints role, Jacobian, structure and checked VJP of gates.",
-    )  # fmt: skip
+    )
     report.add_argument(
         "gates", metavar="GATE", nargs="*", help="names (default: the whole catalogue)"
     )
@@ -131,65 +129,109 @@ def _parser() -> argparse.ArgumentParser:
     )
     topics.add_argument("topic", metavar="TOPIC", nargs="?", help="default: list the topics")
     topics.set_defaults(run=_help)
-    for name, run, text in (
-        ("explain", _explain, "the Jacobian blocks of any importable function"),
-        ("check", _check, "a hand-written derivative against the explicit Jacobian"),
-        ("graph", _graph, "the computational graph with every gradient, node by node"),
-        ("audit", _audit, "every custom rule called in a function, on the values it receives"),
-    ):
+    for name, run, add_options, text in OF_FUNCTIONS:
         command = commands.add_parser(
-            name, parents=[common, function], help=text,
-            description=text[0].upper() + text[1:] + ".", epilog=SPEC_HELP,
+            name,
+            parents=[common, function],
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=SPEC_HELP,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
-        if name == "audit":
-            _add_audit_options(command)
-        else:
-            command.add_argument(
-                "--argnums", type=_numbers,
-                help="arguments to differentiate, e.g. 0 or 0,2 (default: all)",
-            )  # fmt: skip
-        if name in ("check", "audit"):
-            command.add_argument(
-                "--diagnose", type=_seconds, default=True, metavar="SECONDS",
-                help="CPU time to look for the cause of a mistake (default 10; 0: do not look)"
-                + ("" if name == "check" else "; at most three times as long for all rules"),
-            )  # fmt: skip
-        if name == "check":
-            command.add_argument(
-                "--expect", type=_reason, metavar="REASON",
-                help="the rule is meant to differ, and why, e.g. 'straight-through: rounding has "
-                "derivative 0'; a difference is then no failure",
-            )  # fmt: skip
-        if name == "explain":
-            command.add_argument(
-                "--points", type=_positive, default=6, help="points to observe at (default 6)"
-            )
-        if name == "graph":
-            command.add_argument(
-                "--expand", metavar="NAME", action="append", default=[],
-                help="a call or loop to open: softmax, scan, step (repeatable); 'all' opens all",
-            )  # fmt: skip
-            command.add_argument(
-                "--fold", metavar="NAME", action="append", default=[],
-                help="a plain Python function whose calls become one node each (repeatable)",
-            )  # fmt: skip
-            command.add_argument("--svg", metavar="FILE", help="also draw the graph to an SVG file")
-            command.add_argument("--dot", metavar="FILE", help="also write it for Graphviz")
+        )
+        add_options(command)
         command.set_defaults(run=run)
     return parser
 
 
-def _add_audit_options(command: argparse.ArgumentParser) -> None:
+def _common_options() -> argparse.ArgumentParser:
+    """The options of every command that prints a result."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON instead of text")
+    common.add_argument("--seed", type=_count, default=0, help="seed of random values (default 0)")
+    common.add_argument(
+        "--color",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="colour (needs rich; default: when the output is a terminal)",
+    )
+    return common
+
+
+def _explain_options(command: argparse.ArgumentParser) -> None:
+    _argnums_option(command)
     command.add_argument(
-        "--limit", type=_positive, default=LIMIT,
+        "--points", type=_positive, default=6, help="points to observe at (default 6)"
+    )
+
+
+def _check_options(command: argparse.ArgumentParser) -> None:
+    _argnums_option(command)
+    _diagnose_option(command, "")
+    command.add_argument(
+        "--expect",
+        type=_reason,
+        metavar="REASON",
+        help="the rule is meant to differ, and why, e.g. 'straight-through: rounding has "
+        "derivative 0'; a difference is then no failure",
+    )
+
+
+def _graph_options(command: argparse.ArgumentParser) -> None:
+    """Adds what is opened, what is folded, and the files to write."""
+    _argnums_option(command)
+    command.add_argument(
+        "--expand",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a call or loop to open: softmax, scan, step (repeatable); 'all' opens all",
+    )
+    command.add_argument(
+        "--fold",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a plain Python function whose calls become one node each (repeatable)",
+    )
+    command.add_argument("--svg", metavar="FILE", help="also draw the graph to an SVG file")
+    command.add_argument("--dot", metavar="FILE", help="also write it for Graphviz")
+
+
+def _audit_options(command: argparse.ArgumentParser) -> None:
+    """Adds how many calls are compared, whose rules, and which may differ."""
+    command.add_argument(
+        "--limit",
+        type=_positive,
+        default=LIMIT,
         help=f"calls of each rule that are compared entry by entry (default {LIMIT})",
-    )  # fmt: skip
+    )
     command.add_argument("--library", action="store_true", help="check the rules of JAX itself too")
     command.add_argument(
-        "--expect", type=_expectation, action="append", default=[], metavar="NAME=REASON",
+        "--expect",
+        type=_expectation,
+        action="append",
+        default=[],
+        metavar="NAME=REASON",
         help="a rule that is meant to differ, and why; may be repeated",
-    )  # fmt: skip
+    )
+    _diagnose_option(command, "; at most three times as long for all rules")
+
+
+def _argnums_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--argnums", type=_numbers, help="arguments to differentiate, e.g. 0 or 0,2 (default: all)"
+    )
+
+
+def _diagnose_option(command: argparse.ArgumentParser, of_several: str) -> None:
+    command.add_argument(
+        "--diagnose",
+        type=_seconds,
+        default=True,
+        metavar="SECONDS",
+        help="CPU time to look for the cause of a mistake (default 10; 0: do not look)"
+        + of_several,
+    )
 
 
 def _expectation(text: str) -> tuple[str, str]:
@@ -277,8 +319,14 @@ def _report(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     with _call(options) as (function, arguments):
-        explanation = _users(explain, function, *arguments, argnums=options.argnums,
-                             points=options.points, seed=options.seed)  # fmt: skip
+        explanation = _users(
+            explain,
+            function,
+            *arguments,
+            argnums=options.argnums,
+            points=options.points,
+            seed=options.seed,
+        )
     if options.json:
         print(to_json(explanation.to_dict()))
     else:
@@ -289,9 +337,13 @@ def _explain(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     with _call(options) as (function, arguments):
         check: VJPCheck = _users(
-            check_vjp, function, *arguments, argnums=options.argnums, expect=options.expect,
+            check_vjp,
+            function,
+            *arguments,
+            argnums=options.argnums,
+            expect=options.expect,
             diagnose=options.diagnose,
-        )  # fmt: skip
+        )
     if options.json:
         print(to_json(check.to_dict()))
     else:
@@ -300,10 +352,17 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _graph(options: argparse.Namespace) -> int:
+    """Prints the graph of a call, and writes it to the files asked for."""
     expand: bool | list[str] = True if "all" in options.expand else options.expand
     with _call(options) as (function, arguments):
-        graph = _users(backprop, function, *arguments, argnums=options.argnums, expand=expand,
-                       fold=options.fold)  # fmt: skip
+        graph = _users(
+            backprop,
+            function,
+            *arguments,
+            argnums=options.argnums,
+            expand=expand,
+            fold=options.fold,
+        )
         for path, write in ((options.svg, graph.to_svg), (options.dot, graph.to_dot)):
             if path is not None:
                 _write_file(path, write())
@@ -323,17 +382,37 @@ def _write_file(path: str, text: str) -> None:
 
 
 def _audit(options: argparse.Namespace) -> int:
+    """Prints the audit of a call; 1 where a rule is wrong or could not be checked."""
     with _call(options) as (function, arguments):
         found: Audit = _users(
-            audit, function, *arguments, limit=options.limit, library=options.library,
-            expect=dict(options.expect), diagnose=options.diagnose,
+            audit,
+            function,
+            *arguments,
+            limit=options.limit,
+            library=options.library,
+            expect=dict(options.expect),
+            diagnose=options.diagnose,
             progress=lambda rules: progress(rules, "rules"),
-        )  # fmt: skip
+        )
     if options.json:
         print(to_json(found.to_dict()))
     else:
         print(audit_text(found, _style(options.color)))
     return 0 if found else 1
+
+
+# the commands that take a function: name, what runs it, what adds its options, what it shows
+OF_FUNCTIONS: tuple[tuple[str, Run, Callable[[argparse.ArgumentParser], None], str], ...] = (
+    ("explain", _explain, _explain_options, "the Jacobian blocks of any importable function"),
+    ("check", _check, _check_options, "a hand-written derivative against the explicit Jacobian"),
+    ("graph", _graph, _graph_options, "the computational graph with every gradient, node by node"),
+    (
+        "audit",
+        _audit,
+        _audit_options,
+        "every custom rule called in a function, on the values it receives",
+    ),
+)
 
 
 @contextmanager
@@ -357,15 +436,16 @@ def _users(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
 def _as_theirs(error: BaseException) -> str:
     """An exception as one line with the place in the user's code that it came from."""
     message = (str(error).strip() or "no message").splitlines()[0]
-    ours = os.path.dirname(os.path.abspath(__file__))
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__)
-        if not f.filename.startswith(ours) and f"{os.sep}site-packages{os.sep}" not in f.filename
-        and not f.filename.startswith("<") and f"{os.sep}lib{os.sep}python" not in f.filename
-    ]  # fmt: skip
+    libraries = f"{os.sep}site-packages{os.sep}", f"{os.sep}lib{os.sep}python"
+    theirs = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((OWN_FOLDER, "<"))
+        and not any(part in frame.filename for part in libraries)
+    ]
     place = ""
-    if frames:
-        last = frames[-1]
+    if theirs:
+        last = theirs[-1]
         place = f" (in {last.name}, {os.path.relpath(last.filename)}:{last.lineno})"
     return f"jacobians: your function raised {type(error).__name__}: {message}{place}"
 
@@ -381,10 +461,13 @@ def _style(color: bool | None) -> Style:
             print('jacobians: colour needs rich: pip install "jacobians[cli]"', file=sys.stderr)
         return plain
     styles = {
-        "title": RichStyle(bold=True), "block": RichStyle(bold=True, color="cyan"),
-        "label": RichStyle(dim=True), "good": RichStyle(color="green"),
-        "bad": RichStyle(color="red", bold=True), "note": RichStyle(color="yellow"),
-    }  # fmt: skip
+        "title": RichStyle(bold=True),
+        "block": RichStyle(bold=True, color="cyan"),
+        "label": RichStyle(dim=True),
+        "good": RichStyle(color="green"),
+        "bad": RichStyle(color="red", bold=True),
+        "note": RichStyle(color="yellow"),
+    }
 
     def paint(text: str, role: str) -> str:
         style = styles.get(role)

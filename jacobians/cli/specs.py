@@ -86,6 +86,7 @@ def _plain_number(text: str) -> int | float | None:
 
 
 def _parse_type(text: str, stripped: str) -> tuple[str, tuple[int, ...], str]:
+    """Dtype, shape and distribution: `f32[4,8]:uniform` is float32, (4, 8) and 'uniform'."""
     head, bracket, rest = stripped.partition("[")
     if head not in DTYPES:
         if not bracket and ":" not in head:
@@ -129,33 +130,35 @@ def _parse_type(text: str, stripped: str) -> tuple[str, tuple[int, ...], str]:
 def _draw(
     dtype: str, shape: tuple[int, ...], distribution: str, text: str, generator: np.random.Generator
 ) -> jax.Array:
+    """An array of a type, drawn from a distribution; `text` is quoted where the two do not fit."""
     kind = np.dtype(jnp.dtype(dtype)).kind
-    simple = {"zeros": np.zeros, "ones": np.ones}.get(distribution)
-    if simple is not None:
-        made: Any = simple(shape)
+    constant = {"zeros": np.zeros, "ones": np.ones}.get(distribution)
+    if constant is not None:
+        drawn: Any = constant(shape)
     elif distribution == "arange":
-        made = np.arange(prod(shape)).reshape(shape)
+        drawn = np.arange(prod(shape)).reshape(shape)
     elif kind == "b":
-        made = generator.integers(0, 2, shape) == 1
+        drawn = generator.integers(0, 2, shape) == 1
     elif kind in "iu":
         if distribution != "normal":
             raise SpecError(
                 f"{text!r}: integers are drawn from 0 to 7; leave out :{distribution}, or use "
                 ":zeros, :ones or :arange"
             )
-        made = generator.integers(0, 8, shape)
+        drawn = generator.integers(0, 8, shape)
     elif distribution == "uniform":
-        made = generator.uniform(0.0, 1.0, shape)
+        drawn = generator.uniform(0.0, 1.0, shape)
     elif distribution == "positive":
-        made = generator.uniform(0.5, 1.5, shape)
+        drawn = generator.uniform(0.5, 1.5, shape)
     else:
-        made = generator.normal(size=shape)
+        drawn = generator.normal(size=shape)
         if kind == "c":
-            made = made + 1j * generator.normal(size=shape)
-    return jnp.asarray(np.asarray(made), dtype)
+            drawn = drawn + 1j * generator.normal(size=shape)
+    return jnp.asarray(np.asarray(drawn), dtype)
 
 
 def _load_array(text: str, path: str) -> jax.Array:
+    """The array of numbers in a `.npy` file."""
     if not path:
         raise SpecError(f"{text!r}: name a file after the @")
     if not os.path.exists(path):

@@ -96,6 +96,9 @@ class Function:
 class Tape:
     """All values of one walk, by number.
 
+    Threads may share a tape once the walk is over: from then on only what is found out about values
+    is added, each finding the same whoever makes it, and names are given to a copy (`renamed`).
+
     Attributes:
         values: the values.
         nodes: the operations, in the order of the program.

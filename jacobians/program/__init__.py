@@ -17,6 +17,7 @@ from jacobians.program.equations import (
 )
 from jacobians.program.source import (
     JAX_FOLDER,
+    OWN_FOLDER,
     Definition,
     applied_rule,
     call_stack,
@@ -68,6 +69,7 @@ from jacobians.program.view import (
 __all__ = [
     "CUSTOM_RULES",
     "JAX_FOLDER",
+    "OWN_FOLDER",
     "Definition",
     "Program",
     "ScanParts",

@@ -146,6 +146,8 @@ def rule_places(equation: Equation) -> tuple[tuple[str | None, int | None], ...]
 
 
 JAX_FOLDER = os.path.dirname(os.path.abspath(jax.__file__)) + os.sep
+# the package that this module's house stands in
+OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def has_foreign_rule(inner: Program) -> bool:

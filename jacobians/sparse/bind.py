@@ -29,7 +29,7 @@ from jacobians.sparse.linear import (
 from jacobians.sparse.linearity import is_linear
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Bound:
     """A call taken apart: its leaves, which are differentiated, and its traced program.
 
@@ -175,9 +175,15 @@ def _trace(call: _Flat) -> Bound:
                 raise _looked_at(call, error, refusal) from refusal
         notes = () if number == 0 else ("traced for the given values of the other arguments",)
         return Bound(
-            plain, [*plain.constants, *given], call.in_trees, trees[0], trees[1], call.in_names,
-            notes, given_names=tuple(call.names[k] for k in traced),
-        )  # fmt: skip
+            plain=plain,
+            runtime=[*plain.constants, *given],
+            in_trees=call.in_trees,
+            out_tree=trees[0],
+            aux=trees[1],
+            in_names=call.in_names,
+            notes=notes,
+            given_names=tuple(call.names[k] for k in traced),
+        )
     raise AssertionError("no attempt at tracing")
 
 
@@ -275,9 +281,15 @@ def _linear_at(
     places = tuple(len(moving) + k for k in range(len(point)))
     runtime = [*(value for _, value in (*fixed, *moving)), *point]
     return Bound(
-        Plain(linear, places, traced.results, {}),
-        runtime, call.in_trees, trees[0], trees[1], call.in_names, (note,), values,
-    )  # fmt: skip
+        plain=Plain(linear, places, traced.results, {}),
+        runtime=runtime,
+        in_trees=call.in_trees,
+        out_tree=trees[0],
+        aux=trees[1],
+        in_names=call.in_names,
+        notes=(note,),
+        values=values,
+    )
 
 
 def _looked_at(call: _Flat, error: Exception, refusal: Exception) -> ArgumentError:
@@ -354,6 +366,7 @@ def _leaf_names(
 
 
 def _check_selected(leaves: Sequence[Any], names: Sequence[str]) -> None:
+    """Refuses leaves that have no derivative: none at all, and any but of real floating point."""
     if not leaves:
         raise ArgumentError("argnums names an argument without any array in it")
     for x, name in zip(leaves, names, strict=True):

@@ -1,4 +1,8 @@
-"""What is kept between calls: derivations and plans by the fingerprint of the program."""
+"""What is kept between calls: derivations and plans by the fingerprint of the program.
+
+Threads share it. What is kept of a program is never changed but added to, each addition the same
+whoever makes it: of two threads that have made the same thing at once, both go on with the first.
+"""
 
 import threading
 import warnings
@@ -32,7 +36,8 @@ class Entry:
     Attributes:
         prepared: its plan and tables.
         compiled: `prepared.evaluate` under `jax.jit`.
-        kept: index arrays that results share, and proofs, made when first needed.
+        kept: index arrays that results share, and proofs, made when first needed; added to by
+            `setdefault` alone, so that threads come to share them too.
     """
 
     prepared: Prepared
@@ -49,22 +54,27 @@ class _Cache(Generic[Kept]):
         self.lock = threading.Lock()
 
     def get(self, key: Any) -> Kept | None:
+        """The value of a key, which becomes the latest used, or None."""
         with self.lock:
             found = self.entries.get(key)
             if found is not None:
                 self.entries.move_to_end(key)
             return found
 
-    def put(self, key: Any, value: Kept) -> None:
+    def keep(self, key: Any, value: Kept) -> Kept:
+        """Keeps a value, and gives what is kept: another's, where a thread has been faster."""
         with self.lock:
-            self.entries[key] = value
+            kept = self.entries.setdefault(key, value)
+            self.entries.move_to_end(key)
             while len(self.entries) > MAX_KEPT or (
                 len(self.entries) > 1
                 and sum(map(self.size, self.entries.values())) > MAX_KEPT_BYTES
             ):
                 self.entries.popitem(last=False)
+            return kept
 
     def clear(self) -> None:
+        """Forgets every value."""
         with self.lock:
             self.entries.clear()
 
@@ -112,15 +122,22 @@ def entry_for(
                 prepared = _without_structure(plain, chunk_size, linears, fault)
         entry = Entry(prepared, jax.jit(prepared.evaluate, static_argnums=2))
         if prepared.cacheable:
-            _cache.put(key, entry)
+            entry = _cache.keep(key, entry)
     return entry
 
 
 # what a fault of the analysis may raise; what JAX cannot differentiate raises before it
 _FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NotImplementedError,
-    RecursionError, TypeError, ValueError,
-)  # fmt: skip
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def _without_structure(
@@ -160,4 +177,5 @@ def _known(plain: Plain) -> tuple[Any, ...]:
 
 
 def _constants(inner: Program) -> tuple[Any, ...]:
+    """Keys of the values that a program closes over."""
     return tuple(digest(value) for _, value in inner.constants)

@@ -304,6 +304,10 @@ def _factors(
     tape: Tape,
     dtype: Any,
 ) -> tuple[Closed, Closed] | None:
+    """The closed forms of a product's two sides, or None where a factor belongs to both.
+
+    The entry a[i]·b[j] at row i and column j has the sides a[i] and b[j]; a[i, j] has none.
+    """
     owned: tuple[list[Factor], list[Factor]] = ([], [])
     for f in product.factors:
         names = {v for e in f.at for v, _ in e.terms}
@@ -327,6 +331,10 @@ def _factors(
 
 
 def _has_form(term: Term, tape: Tape, dtype: Any) -> bool:
+    """Whether a term's entries are products of known arrays, at indices that its entry fixes.
+
+    a[i]·b[i, j] at row i and column j is; Σₖ a[i, k]·b[k, j], with an index of its own, is not.
+    """
     products = term.coefficient.products
     if products is None:
         return False
@@ -376,6 +384,7 @@ def _part(
     tape: Tape,
     tables: list[NDArray[Any]],
 ) -> Part:
+    """One factor along the grid of its term: as slices of an array, or by a table of positions."""
     value = tape.values[factor.value]
     selects = value.function is not None and value.function.name.startswith("select")
     if grid is not None:
@@ -416,6 +425,7 @@ def _view(
 def _piece_values(
     piece: Piece, arrays: Mapping[int, Any], tables: tuple[Any, ...], dtype: Any, xp: Any
 ) -> Any:
+    """The values of one term along its grid, flat: Σ scale·∏ factors, 0 where ruled out."""
     total: Any = None
     for scale, parts in piece.products:
         values: Any = None

@@ -37,7 +37,8 @@ class _Same:
         return id(self.value)
 
 
-# the digests of immutable arrays by identity, forgotten together with the array
+# the digests of immutable arrays by identity, forgotten together with the array; what a thread
+# overwrites is the same digest
 _digests: dict[int, tuple[Any, bytes]] = {}
 
 
@@ -85,9 +86,9 @@ def digest(array: Any) -> bytes | _Same:
     content = np.asarray(array)
     if content.dtype.hasobject:
         return _Same(array)
-    made = hashlib.blake2b(np.ascontiguousarray(content).tobytes(), digest_size=20)
-    made.update(repr((content.shape, str(content.dtype))).encode())
-    result = made.digest()
+    hashed = hashlib.blake2b(np.ascontiguousarray(content).tobytes(), digest_size=20)
+    hashed.update(repr((content.shape, str(content.dtype))).encode())
+    result = hashed.digest()
     if immutable:
         number = id(array)
         _digests[number] = (weakref.ref(array, lambda _: _digests.pop(number, None)), result)
@@ -95,6 +96,7 @@ def digest(array: Any) -> bytes | _Same:
 
 
 def _type(atom: Any) -> tuple[Any, ...]:
+    """Shape, dtype and weakness of a variable or literal."""
     aval = atom.aval
     return (
         tuple(getattr(aval, "shape", ())),
@@ -104,6 +106,7 @@ def _type(atom: Any) -> tuple[Any, ...]:
 
 
 def _parameters(equation: Any, rules: bool) -> Any:
+    """The key of an equation's parameters; of a custom rule's function alone without `rules`."""
     called = program.called_program(equation)
     if called is not None and equation.primitive.name in program.CUSTOM_RULES and not rules:
         return _closed(called, rules)
@@ -116,6 +119,7 @@ def _closed(inner: Program, rules: bool) -> tuple[Any, ...]:
 
 
 def _freeze(value: Any, rules: bool) -> Any:
+    """A hashable key of a parameter: by content where it has some, else of the object itself."""
     if value is None or isinstance(value, (bool, int, str, bytes)):
         return type(value).__name__, value
     if isinstance(value, float):

@@ -212,6 +212,7 @@ def _apply(
 
 
 def _result(bound: Bound, options: _Options, values_too: bool) -> Any:
+    """The value of a traced call, or None unless wanted, and its Jacobian."""
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in bound.runtime):
         raise ArgumentError(
             "an argument is a jax.ShapeDtypeStruct, which has no values to take a Jacobian at; "
@@ -234,6 +235,7 @@ def _result(bound: Bound, options: _Options, values_too: bool) -> Any:
 
 
 def _entries(bound: Bound, options: _Options, values_too: bool) -> tuple[Any, Any]:
+    """Outputs and aux arrays, none unless wanted, and the Jacobian in a format with entries."""
     traced = any(isinstance(x, jax.core.Tracer) for x in bound.runtime)
     if options.format == "scipy" and traced:
         raise ArgumentError(
@@ -252,18 +254,18 @@ def _entries(bound: Bound, options: _Options, values_too: bool) -> tuple[Any, An
 
 
 def _operator(bound: Bound, options: _Options) -> tuple[Any, Any]:
+    """Outputs and aux arrays, and the Jacobian as an operator."""
     plain = bound.plain
     key = ("operator", fingerprint(plain.program), plain.selected, plain.results)
     products = _products.get(key)
     if products is None:
-        products = linear_products(plain)
-        _products.put(key, products)
+        products = _products.keep(key, linear_products(plain))
     trees = bound.in_trees
     if options.single:
         in_tree = trees[0]
     else:
-        in_tree = jax.tree.structure(tuple(jax.tree.unflatten(t, [0] * t.num_leaves)
-                                           for t in trees))  # fmt: skip
+        marked = tuple(jax.tree.unflatten(tree, [0] * tree.num_leaves) for tree in trees)
+        in_tree = jax.tree.structure(marked)
     return operator(plain, bound.runtime, in_tree, bound.out_tree, products)
 
 

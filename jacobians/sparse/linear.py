@@ -171,7 +171,7 @@ class Linear:
         return [program.read(a, environment) for a in outputs], apply
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LinearDerivation:
     """The blocks of a linear program.
 
@@ -297,15 +297,16 @@ def reverse(plain: Plain) -> Linear:
 
 
 def _linear(inner: Program, plain: Plain, transposed: bool) -> Linear:
-    traced = [c for c in inner.constants if isinstance(c[1], jax.core.Tracer)]
+    """A traced program of the runtime values and directions, its traced constants apart."""
+    traced = tuple(c for c in inner.constants if isinstance(c[1], jax.core.Tracer))
     fixed = tuple(c for c in inner.constants if not isinstance(c[1], jax.core.Tracer))
     return Linear(
         Program(inner.inputs, inner.outputs, inner.equations, fixed),
-        len(plain.types()),
-        len(plain.program.outputs),
-        transposed,
-        tuple(traced),
-        tuple(len(plain.constants) + k for k in plain.selected),
+        runtime=len(plain.types()),
+        values=len(plain.program.outputs),
+        transposed=transposed,
+        hoisted=traced,
+        selected=tuple(len(plain.constants) + k for k in plain.selected),
     )
 
 
@@ -321,39 +322,29 @@ def derive_linear(linear: Linear, known: Mapping[int, np.ndarray[Any, Any]]) -> 
     """
     walk = Walk(INSIDE, keep_rules=True)
     start = _walked(walk, linear, known)
-    outputs = start.outputs
     first = linear.values
-    add_undefined(
-        walk, outputs[first:], lambda other: _walked(other, linear, known).outputs[first:]
-    )
-    numbers, directions, runtime, extra = (
-        start.numbers,
-        start.directions,
-        start.runtime,
-        start.extra,
-    )
-    values, images = outputs[:first], outputs[first:]
+    images = start.outputs[first:]
+    add_undefined(walk, images, lambda other: _walked(other, linear, known).outputs[first:])
     blocks: dict[tuple[int, int], Terms] = {}
     for image, number in enumerate(images):
         if not walk.has_derivative(number):
             continue
-        for direction, source in enumerate(directions):
+        for direction, source in enumerate(start.directions):
             terms = without_empty(walk.blocks.get(number, {}).get(source, ()))
             if terms and linear.transposed:
                 blocks[direction, image] = tuple(flipped(t) for t in terms)
             elif terms:
                 blocks[image, direction] = terms
-    moving = frozenset(k for k, found in walk.blocks.items() if found)
     return LinearDerivation(
-        blocks,
-        walk.tape,
-        runtime,
-        extra,
-        tuple(numbers[: linear.runtime]),
-        tuple(values),
-        tuple(directions),
-        moving,
-        tuple(walk.notes),
+        terms=blocks,
+        tape=walk.tape,
+        runtime=start.runtime,
+        hoisted=start.hoisted,
+        inputs=tuple(start.numbers[: linear.runtime]),
+        values=tuple(start.outputs[:first]),
+        directions=tuple(start.directions),
+        moving=frozenset(number for number, block in walk.blocks.items() if block),
+        notes=tuple(walk.notes),
     )
 
 
@@ -365,14 +356,14 @@ class _Walked:
         numbers: tape numbers of all inputs.
         directions: those of the directions.
         runtime: those of the runtime inputs that are not known, by position.
-        extra: hoisted values by tape number.
+        hoisted: hoisted values by tape number.
         outputs: tape numbers of the outputs.
     """
 
     numbers: list[int]
     directions: list[int]
     runtime: dict[int, int]
-    extra: dict[int, Any]
+    hoisted: dict[int, Any]
     outputs: list[int]
 
 
@@ -397,9 +388,9 @@ def _walked(walk: Walk, linear: Linear, known: Mapping[int, np.ndarray[Any, Any]
             runtime[position] = number
         numbers.append(number)
     # values of one call only are inputs that nothing is known of
-    extra = {walk.input(program.shape_of(v), program.dtype_of(v)): c for v, c in linear.hoisted}
-    outputs = walk.run(linear.whole, [*numbers, *extra])
-    return _Walked(numbers, directions, runtime, extra, outputs)
+    hoisted = {walk.input(program.shape_of(v), program.dtype_of(v)): c for v, c in linear.hoisted}
+    outputs = walk.run(linear.whole, [*numbers, *hoisted])
+    return _Walked(numbers, directions, runtime, hoisted, outputs)
 
 
 def underived(linear: Linear, note: str) -> LinearDerivation:
@@ -429,9 +420,16 @@ def underived(linear: Linear, note: str) -> LinearDerivation:
             else:
                 blocks[image, direction] = (wide(out, inp, depends=depends),)
     return LinearDerivation(
-        blocks, walk.tape, dict(enumerate(runtime)), {}, tuple(runtime), tuple(values),
-        tuple(directions), frozenset(images), (note,),
-    )  # fmt: skip
+        terms=blocks,
+        tape=walk.tape,
+        runtime=dict(enumerate(runtime)),
+        hoisted={},
+        inputs=tuple(runtime),
+        values=tuple(values),
+        directions=tuple(directions),
+        moving=frozenset(images),
+        notes=(note,),
+    )
 
 
 def is_concrete(value: Any) -> bool:

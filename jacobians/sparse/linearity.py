@@ -73,6 +73,7 @@ def is_linear(inner: Program, directions: Iterable[int]) -> bool:
 
 
 def _outputs(inner: Program, marks: Sequence[str]) -> list[str]:
+    """The marks of a program's outputs, from those of its inputs."""
     environment: dict[Any, str] = dict(zip(inner.inputs, marks, strict=True))
     for variable, value in inner.constants:
         environment[variable] = _of_array(value)
@@ -89,12 +90,18 @@ def _outputs(inner: Program, marks: Sequence[str]) -> list[str]:
 
 
 def _of_array(value: Any) -> str:
+    """The mark of a constant."""
     if not isinstance(value, (float, int)) and not is_concrete(value):
         return STILL
     return ZERO if not np.any(np.asarray(value)) else STILL
 
 
 def _equation(equation: Any, marks: list[str]) -> list[str]:
+    """The marks of an equation's results from those of its operands: x·c moves where x does.
+
+    Raises:
+        _NotLinear: they are not certainly linear in what moves: x·x, or sin x.
+    """
     name = equation.primitive.name
     count = len(equation.outvars)
     called = program.called_program(equation)

@@ -33,7 +33,7 @@ from jacobians.sparse.prepared import Prepared
 from jacobians.structure.kinds import Structure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlannedBlock:
     """How one block is computed.
 
@@ -79,7 +79,7 @@ class PlannedSweep:
     method: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How a Jacobian is computed; prints itself.
 
@@ -170,13 +170,43 @@ def plan(
 
 
 def _described(prepared: Prepared, bound: Bound, out_names: Sequence[str], function: str) -> Plan:
+    """The plan of a call as it is printed, in the names of the call."""
     ins = [_leaf(n, t) for n, t in zip(bound.in_names, prepared.in_types, strict=True)]
     outs = [_leaf(n, t) for n, t in zip(out_names, prepared.out_types, strict=True)]
+    given, returned = (
+        ", ".join(f"{leaf.name} {leaf.short_type}" for leaf in leaves) for leaves in (ins, outs)
+    )
+    return Plan(
+        function=function,
+        signature=f"{given} → {returned}",
+        blocks=_planned_blocks(prepared, bound, ins, outs),
+        sweeps=tuple(
+            PlannedSweep(
+                "VJPs" if p.sweep.transposed else "JVPs",
+                p.sweep.coloring.count,
+                p.sweep.coloring.lower_bound,
+                p.chunk,
+                p.sweep.coloring.method,
+            )
+            for p in prepared.sweeps
+        ),
+        jvps=sum(leaf.size for leaf in ins),
+        vjps=sum(leaf.size for leaf in outs),
+        notes=(*bound.notes, *prepared.notes),
+        lower_bound=_bound(prepared),
+        symmetric=prepared.symmetric,
+    )
+
+
+def _planned_blocks(
+    prepared: Prepared, bound: Bound, ins: Sequence[Leaf], outs: Sequence[Leaf]
+) -> tuple[PlannedBlock, ...]:
+    """Every block, its formula where its entries have one in the names of the call."""
     first = len(bound.plain.constants)
     # an equal program may have been planned under other names, or be now, in another thread
-    given = dict(zip(prepared.derivation.inputs[first:], bound.given_names, strict=False))
-    derivation = _as_call(prepared, ins, outs, given)
-    blocks = []
+    names = dict(zip(prepared.derivation.inputs[first:], bound.given_names, strict=False))
+    derivation = _as_call(prepared, ins, outs, names)
+    planned = []
     for k, b in enumerate(prepared.blocks):
         formula: str | None = None
         where: tuple[str, ...] = ()
@@ -185,40 +215,20 @@ def _described(prepared: Prepared, bound: Bound, out_names: Sequence[str], funct
             written = formulas(derivation, b.output, b.input)
             formula = written.jacobian
             where = needed(written.where, formula) if formula is not None else ()
-        blocks.append(
+        planned.append(
             PlannedBlock(
-                outs[b.output].name,
-                ins[b.input].name,
-                b.pattern.shape,
-                b.pattern.count,
-                prepared.proof(k).structure,
-                b.way,
-                formula,
-                where,
-                tuple(sorted(b.cost.items())),
+                output=outs[b.output].name,
+                input=ins[b.input].name,
+                shape=b.pattern.shape,
+                nnz=b.pattern.count,
+                structure=prepared.proof(k).structure,
+                way=b.way,
+                formula=formula,
+                where=where,
+                cost=tuple(sorted(b.cost.items())),
             )
         )
-    sweeps = tuple(
-        PlannedSweep(
-            "VJPs" if p.sweep.transposed else "JVPs",
-            p.sweep.coloring.count,
-            p.sweep.coloring.lower_bound,
-            p.chunk,
-            p.sweep.coloring.method,
-        )
-        for p in prepared.sweeps
-    )
-    signature = (
-        ", ".join(f"{leaf.name} {leaf.short_type}" for leaf in ins)
-        + " → "
-        + ", ".join(f"{leaf.name} {leaf.short_type}" for leaf in outs)
-    )
-    jvps, vjps = sum(leaf.size for leaf in ins), sum(leaf.size for leaf in outs)
-    notes = (*bound.notes, *prepared.notes)
-    return Plan(
-        function, signature, tuple(blocks), sweeps, jvps, vjps, notes, _bound(prepared),
-        prepared.symmetric,
-    )  # fmt: skip
+    return tuple(planned)
 
 
 def _bound(prepared: Prepared) -> int:
@@ -242,11 +252,9 @@ def _as_call(
     tape = found.tape.renamed(names)
     numbers = tuple(found.inputs[k] for k in prepared.any_linear.selected)
     derivation = Derivation(tape, numbers, found.values, found.terms, (), ())
-    call = Call(
-        lambda *_: None, tuple(ins), tuple(range(len(ins))), tuple(outs), None,
-        jax.tree.structure(0),
-    )  # fmt: skip
-    return CallDerivation(call, derivation, tuple(range(len(ins))), ())
+    places = tuple(range(len(ins)))
+    call = Call(lambda *_: None, tuple(ins), places, tuple(outs), None, jax.tree.structure(0))
+    return CallDerivation(call, derivation, places, ())
 
 
 def _leaf(name: str, type_: Any) -> Leaf:

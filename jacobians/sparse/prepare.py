@@ -9,7 +9,8 @@ index tables; `Prepared.evaluate` is a pure function of arrays, for `jax.jit`.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -36,6 +37,7 @@ from jacobians.sparse.linearity import is_linear
 from jacobians.sparse.pattern import MAX_FULL, Pattern, block_pattern
 from jacobians.sparse.prepared import ONCE, BlockPlan, Prepared, Tables
 from jacobians.sparse.sweep import Sweep, Wanted, plan_sweeps
+from jacobians.sparse.swept import Program as SweepProgram
 from jacobians.sparse.swept import default_chunk, program_of
 
 # results of a constant block are computed once when that takes at most so many entries
@@ -69,72 +71,40 @@ def prepare(
         ArgumentError: the Jacobian has too many entries to list.
         Exception: whatever JAX raises where it cannot differentiate the function.
     """
-    push, pull = linears if linears is not None else linear_programs(plain)
-    first = push if push is not None else pull
-    assert first is not None
-    notes: list[str] = []
-    custom = program.contains(plain.program, frozenset(program.CUSTOM_RULES))
-    directions = range(first.runtime, first.runtime + first.directions)
-    linear = not custom or is_linear(first.whole, directions)
-    derivation = derive_linear(first, plain.known_inputs()) if not note else underived(first, note)
-    notes.extend(derivation.notes)
-    if not linear:
-        # jax.jacobian applies the rules to unit cotangents, so that is what is done here
-        notes.append(
-            "a custom derivative rule is not certainly linear: every row is computed by itself, "
-            "as jax.jacobian does"
-        )
-        pull = pull or _try_reverse(plain)
-        push = None if pull is not None else push
-    symmetric = symmetric and linear and not program.has_foreign_rule(plain.program)
-    builder = _Builder(plain, push, pull, derivation, linear, symmetric, factors, closed)
+    builder = _builder(plain, linears if linears is not None else linear_programs(plain), note)
+    builder.symmetric = symmetric and builder.linear and not program.has_foreign_rule(plain.program)
+    builder.factors, builder.closed = factors, closed
     blocks = builder.blocks()
-    notes.extend(builder.notes)
     swept = [b for b in blocks if b.way == ""]
     sweeps = builder.sweeps(swept)
     if any(sweep.transposed for sweep in sweeps) and builder.pull is None:
         raise AssertionError("VJPs planned without a reverse program")
-    width = max(
-        [prod(t.shape) for t in (*builder.in_types, *builder.out_types)]
-        + [prod(derivation.tape.values[k].shape) for k in derivation.moving]
-        + [1]
+    programs = builder.programs(
+        sweeps, chunk_size if chunk_size is not None else default_chunk(builder.widest)
     )
-    chunk = chunk_size if chunk_size is not None else default_chunk(width)
-    programs = tuple(
-        program_of(
-            sweep,
-            [prod(t.shape) for t in (builder.in_types if sweep.transposed else builder.out_types)],
-            chunk,
-        )
-        for sweep in sweeps
-    )
-    ways = _ways(sweeps, len(swept))
-    blocks = [
-        replace(b, way=ways[swept.index(b)]) if any(b is s for s in swept) else b for b in blocks
-    ]
+    ways = iter(_ways(sweeps, len(swept)))
+    blocks = [replace(b, way=next(ways)) if b.way == "" else b for b in blocks]
     used = {sweep.transposed for sweep in sweeps}
-    keep_push = push if push is not None and (False in used or not used) else None
-    keep_pull = builder.pull if True in used or keep_push is None else None
+    needed_push = builder.push if False in used or not used else None
+    needed_pull = builder.pull if True in used or needed_push is None else None
+    closed_tables = {k: _closed_tables(b) for k, b in enumerate(blocks) if b.way not in ONCE}
     prepared = Prepared(
-        (keep_push, keep_pull),
-        derivation,
-        tuple(blocks),
-        programs,
-        Tables(
-            tuple(p.tables for p in programs),
-            {k: _closed_tables(b) for k, b in enumerate(blocks) if b.way not in ONCE},
-            {},
-        ),
-        builder.in_types,
-        builder.out_types,
-        linear,
-        symmetric,
-        tuple(dict.fromkeys(notes)),
+        linears=(needed_push, needed_pull),
+        derivation=builder.derivation,
+        blocks=tuple(blocks),
+        sweeps=programs,
+        tables=Tables(tuple(p.tables for p in programs), closed_tables, {}),
+        in_types=builder.in_types,
+        out_types=builder.out_types,
+        linear=builder.linear,
+        symmetric=builder.symmetric,
+        notes=tuple(dict.fromkeys(builder.notes)),
     )
     return _with_constants(prepared, plain)
 
 
 def _closed_tables(block: BlockPlan) -> tuple[Any, ...]:
+    """The index tables of a block's closed form, or of its two factors; none where swept."""
     if block.outer is not None:
         return block.outer[0].tables + block.outer[1].tables
     return block.closed.tables if block.closed is not None else ()
@@ -153,6 +123,7 @@ def linear_programs(plain: Plain) -> tuple[Linear | None, Linear | None]:
 
 
 def _try_reverse(plain: Plain) -> Linear | None:
+    """The program of VJPs, or None where JAX has none."""
     try:
         return reverse(plain)
     except (ValueError, TypeError, NotImplementedError):
@@ -160,34 +131,71 @@ def _try_reverse(plain: Plain) -> Linear | None:
         return None
 
 
+@dataclass(kw_only=True)
 class _Builder:
-    """The decisions of one plan."""
+    """The decisions of one plan.
 
-    def __init__(
-        self,
-        plain: Plain,
-        push: Linear | None,
-        pull: Linear | None,
-        derivation: LinearDerivation,
-        linear: bool,
-        symmetric: bool,
-        factors: bool = False,
-        closed: bool = True,
-    ) -> None:
-        self.factors, self.closed = factors, closed
-        self.notes: list[str] = []
-        self.plain, self.push, self.pull = plain, push, pull
-        self.derivation, self.linear, self.symmetric = derivation, linear, symmetric
-        first = len(plain.program.constants)
-        types = plain.types()
-        self.in_types = tuple(types[first + k] for k in plain.selected)
-        self.out_types = tuple(
+    Attributes:
+        plain: the traced function.
+        push: its program of JVPs, where there is one.
+        pull: its program of VJPs, where it has been traced; traced when needed.
+        derivation: the derived blocks.
+        linear: whether the derivative rules inside are certainly linear.
+        symmetric: whether the matrix counts as symmetric.
+        factors: whether outer products are wanted as their two factors.
+        closed: whether closed forms may be used.
+        notes: sentences for the reader.
+    """
+
+    plain: Plain
+    push: Linear | None
+    pull: Linear | None
+    derivation: LinearDerivation
+    linear: bool
+    symmetric: bool = False
+    factors: bool = False
+    closed: bool = True
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def in_types(self) -> tuple[Any, ...]:
+        """Types of the selected leaves."""
+        first, types = len(self.plain.program.constants), self.plain.types()
+        return tuple(types[first + k] for k in self.plain.selected)
+
+    @cached_property
+    def out_types(self) -> tuple[Any, ...]:
+        """Types of the result leaves."""
+        return tuple(
             jax.ShapeDtypeStruct(program.shape_of(a), program.dtype_of(a))
-            for a in plain.program.outputs[: plain.results]
+            for a in self.plain.program.outputs[: self.plain.results]
         )
-        chosen = push if push is not None else pull
+
+    @cached_property
+    def direction_cost(self) -> float:
+        """The cost of one JVP, or VJP, beside the values that all share."""
+        chosen = self.push if self.push is not None else self.pull
         assert chosen is not None
-        self.direction_cost = max(1.0, work(chosen.parts[1]))
+        return max(1.0, work(chosen.parts[1]))
+
+    @property
+    def widest(self) -> int:
+        """The size of the largest array that there is one of for each colour."""
+        values = self.derivation.tape.values
+        shapes = [tuple(t.shape) for t in (*self.in_types, *self.out_types)]
+        shapes.extend(values[k].shape for k in self.derivation.moving)
+        return max([1, *map(prod, shapes)])
+
+    def programs(self, sweeps: Sequence[Sweep], chunk: int) -> tuple[SweepProgram, ...]:
+        """The sweeps with their tables, so many colours at a time."""
+        return tuple(
+            program_of(
+                sweep,
+                [prod(t.shape) for t in (self.in_types if sweep.transposed else self.out_types)],
+                chunk,
+            )
+            for sweep in sweeps
+        )
 
     def blocks(self) -> list[BlockPlan]:
         """A plan for every block; what is left to sweeps has the way '' so far."""
@@ -210,6 +218,7 @@ class _Builder:
             ]
 
     def _block(self, o: int, i: int) -> BlockPlan:
+        """The cheapest way of one block: the way is '' where that is a sweep."""
         out_shape, in_shape = tuple(self.out_types[o].shape), tuple(self.in_types[i].shape)
         tape, dtype = self.derivation.tape, self.in_types[i].dtype
         terms = self.derivation.terms.get((o, i), ())
@@ -256,6 +265,7 @@ class _Builder:
             return block_pattern((wide(out_shape, in_shape),), out_shape, in_shape)
 
     def _least_colors(self, pattern: Pattern) -> int:
+        """Colours that the entries of a pattern need at least, by JVPs or by VJPs alone."""
         if pattern.is_diagonal:
             return 1
         if pattern.full:
@@ -302,7 +312,31 @@ class _Builder:
         return self.linear and not program.contains(self.plain.program, frozenset(["while"]))
 
 
+def _builder(plain: Plain, linears: tuple[Linear | None, Linear | None], note: str) -> _Builder:
+    """What decides on a function's plan, its blocks derived unless a note says why they are not."""
+    push, pull = linears
+    first = push if push is not None else pull
+    assert first is not None
+    custom = program.contains(plain.program, frozenset(program.CUSTOM_RULES))
+    directions = range(first.runtime, first.runtime + first.directions)
+    linear = not custom or is_linear(first.whole, directions)
+    derivation = derive_linear(first, plain.known_inputs()) if not note else underived(first, note)
+    notes = list(derivation.notes)
+    if not linear:
+        # jax.jacobian applies the rules to unit cotangents, so that is what is done here
+        notes.append(
+            "a custom derivative rule is not certainly linear: every row is computed by itself, "
+            "as jax.jacobian does"
+        )
+        pull = pull or _try_reverse(plain)
+        push = None if pull is not None else push
+    return _Builder(
+        plain=plain, push=push, pull=pull, derivation=derivation, linear=linear, notes=notes
+    )
+
+
 def _ways(sweeps: Sequence[Sweep], count: int) -> list[str]:
+    """By what the entries of each of so many blocks are read: 'JVPs', 'VJPs' or both."""
     kinds: list[set[bool]] = [set() for _ in range(count)]
     for sweep in sweeps:
         for read in sweep.reads:
@@ -317,45 +351,34 @@ def _with_constants(prepared: Prepared, plain: Plain) -> Prepared:
     if not places:
         return prepared
     found: dict[int, Any] = {}
-    blocks = list(prepared.blocks)
     tape = prepared.derivation.tape
     for k in places:
-        form = blocks[k].closed
+        form = prepared.blocks[k].closed
         if form is None:
             continue
         known = {number: tape.known(number) for number in form.wanted}
         if all(v is not None for v in known.values()):
-            dtype = prepared.in_types[blocks[k].input].dtype
+            dtype = prepared.in_types[prepared.blocks[k].input].dtype
             with np.errstate(all="ignore"):
                 found[k] = np.asarray(form.values(known, form.tables, dtype, np))
     missing = [k for k in places if k not in found]
     if missing:
         found.update(_once(prepared, plain, missing))
-    tables = replace(prepared.tables, constants=found)
-    return replace(prepared, blocks=tuple(blocks), tables=tables)
+    return replace(prepared, tables=replace(prepared.tables, constants=found))
 
 
 def _once(prepared: Prepared, plain: Plain, places: Sequence[int]) -> dict[int, Any]:
     """The entries of blocks that no input matters to, by sweeps at a point of zeros."""
     push, pull = prepared.linears
     builder = _Builder(
-        plain,
-        push if push is not None else None,
-        pull,
-        prepared.derivation,
-        prepared.linear,
-        False,
+        plain=plain,
+        push=push,
+        pull=pull,
+        derivation=prepared.derivation,
+        linear=prepared.linear,
     )
     swept = [replace(prepared.blocks[k], way="", closed=None) for k in places]
-    sweeps = builder.sweeps(swept)
-    programs = tuple(
-        program_of(
-            s,
-            [prod(t.shape) for t in (builder.in_types if s.transposed else builder.out_types)],
-            default_chunk(1 << 16),
-        )
-        for s in sweeps
-    )
+    programs = builder.programs(builder.sweeps(swept), default_chunk(1 << 16))
     alone = replace(
         prepared,
         linears=(push, builder.pull),

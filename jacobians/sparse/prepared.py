@@ -42,7 +42,7 @@ class BlockPlan:
     outer: tuple[Closed, Closed] | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Prepared:
     """Everything about a function and shapes that does not depend on values.
 
@@ -125,6 +125,7 @@ class Prepared:
         return values, made
 
     def _outer(self, k: int, arrays: Any, tables: "Tables", dtype: Any) -> tuple[Any, Any]:
+        """The two factors of a block that is an outer product."""
         outer = self.blocks[k].outer
         assert outer is not None
         left, right = outer
@@ -145,6 +146,7 @@ class Prepared:
         return prove(block.terms, *shapes, moving, self.derivation.tape.certain)
 
     def _tape_values(self, runtime: Sequence[Any]) -> dict[int, Any]:
+        """The values at a point that closed forms refer to, by their numbers on the tape."""
         closed: list[Closed] = []
         for b in self.blocks:
             if b.outer is not None:

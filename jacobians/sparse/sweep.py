@@ -190,6 +190,7 @@ class _Whole:
         out_shapes: Sequence[Shape],
         in_shapes: Sequence[Shape],
     ) -> None:
+        """Numbers the rows of all results through, and the columns of all selected leaves."""
         self.blocks = blocks
         self.out_shapes, self.in_shapes = out_shapes, in_shapes
         self.row_starts = np.concatenate([[0], np.cumsum([prod(s) for s in out_shapes])])
@@ -284,6 +285,9 @@ class _Whole:
         symmetric: bool,
         coloring: Coloring,
     ) -> Iterator[Read]:
+        """Where the chosen entries of every block are found: entry (i, j) of a JVP sweep is number
+        i of the image of column j's colour; of a VJP sweep, number j of that of row i's colour.
+        """
         if symmetric:
             colors, sources = symmetric_sources(self.rows, self.columns, coloring.colors)
         elif transposed:
@@ -312,6 +316,7 @@ class _Whole:
                 )
 
     def _grid(self, transposed: bool) -> tuple[int, ...] | None:
+        """The grid that the coloured lines are numbered along, where all leaves have one shape."""
         shapes = self.out_shapes if transposed else self.in_shapes
         if len(set(shapes)) > 1:
             return None

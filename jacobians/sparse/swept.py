@@ -50,14 +50,15 @@ class Program:
         Returns:
             One flat array per read.
         """
-        seeds, rest = tables[: len(seed_types)], list(tables[len(seed_types) :])
-        needed = sorted({read.leaf for read in self.sweep.reads})
+        seeds, lookups = tables[: len(seed_types)], tables[len(seed_types) :]
+        reads = self.sweep.reads
+        leaves = sorted({read.leaf for read in reads})
 
-        def of_seeds(*directions: Any) -> list[Any]:
+        def of_seeds(*directions: Any) -> dict[int, Any]:
             images = apply(*directions)
-            return [images[leaf] for leaf in needed]
+            return {leaf: images[leaf] for leaf in leaves}
 
-        def one(color: Any) -> list[Any]:
+        def of_color(color: Any) -> dict[int, Any]:
             return of_seeds(
                 *(
                     (s == color).astype(t.dtype).reshape(t.shape)
@@ -65,45 +66,56 @@ class Program:
                 )
             )
 
-        def read_out(images: list[Any], read: Read, table: Any, kind: str = "table") -> Any:
-            image = images[needed.index(read.leaf)]
-            if kind == "transposed":
-                image = image.reshape(self.sweep.coloring.count, -1).T
-            return picked(image.reshape(-1), table) if kind == "table" else image.reshape(-1)
-
-        colors = jnp.arange(self.steps * self.chunk, dtype=jnp.int32).reshape(self.steps, -1)
         if self.steps == 1:
             count = self.sweep.coloring.count
             constant = _constant_seeds(seeds, seed_types, count)
             if count == 1:
-                images = one(0)
+                images = of_color(0)
             elif constant is not None:
                 images = jax.vmap(of_seeds)(*constant)
             else:
-                images = jax.vmap(one)(colors[0])
-            if self.sweep.full:
-                return [
-                    self._lines(images[needed.index(read.leaf)], read) for read in self.sweep.reads
-                ]
-            return [
-                read_out(images, read, table, kind)
-                for read, table, kind in zip(self.sweep.reads, rest, self.kinds, strict=True)
-            ]
+                images = jax.vmap(of_color)(self._colors[0])
+        elif self.sweep.full:
+            images = jax.lax.map(jax.vmap(of_color), self._colors)
+        else:
+            return self._in_steps(jax.vmap(of_color), lookups)
         if self.sweep.full:
-            images = jax.lax.map(jax.vmap(one), colors)
-            return [self._lines(images[needed.index(read.leaf)], read) for read in self.sweep.reads]
-        lookups, orders = rest[::2], rest[1::2]
+            return [self._lines(images[read.leaf], read) for read in reads]
+        return [
+            self._looked_up(images[read.leaf], table, kind)
+            for read, table, kind in zip(reads, lookups, self.kinds, strict=True)
+        ]
+
+    @property
+    def _colors(self) -> Any:
+        """The colours of every step: int32 [steps, chunk]."""
+        return jnp.arange(self.steps * self.chunk, dtype=jnp.int32).reshape(self.steps, -1)
+
+    def _in_steps(self, of_colors: Callable[..., Any], lookups: Sequence[Any]) -> list[Any]:
+        """The entries of every read where the images of all colours are too many to hold at once.
+
+        Each step looks up those of its own colours; the table after puts all of them in order.
+        """
+        tables, orders = list(lookups[::2]), lookups[1::2]
 
         def step(_: None, given: Any) -> tuple[None, list[Any]]:
-            own, lookup = given
-            images = jax.vmap(one)(own)
+            colors, own = given
+            images = of_colors(colors)
             return None, [
-                read_out(images, read, table)
-                for read, table in zip(self.sweep.reads, lookup, strict=True)
+                picked(images[read.leaf].reshape(-1), table)
+                for read, table in zip(self.sweep.reads, own, strict=True)
             ]
 
-        _, found = jax.lax.scan(step, None, (colors, lookups))
-        return [picked(f.reshape(-1), o) for f, o in zip(found, orders, strict=True)]
+        _, entries = jax.lax.scan(step, None, (self._colors, tables))
+        return [picked(e.reshape(-1), order) for e, order in zip(entries, orders, strict=True)]
+
+    def _looked_up(self, image: Any, table: Any, kind: str) -> Any:
+        """The entries of one read from the images of all colours."""
+        if kind == "table":
+            return picked(image.reshape(-1), table)
+        if kind == "transposed":
+            image = image.reshape(self.sweep.coloring.count, -1).T
+        return image.reshape(-1)
 
     def _lines(self, images: Any, read: Read) -> Any:
         """A block without zeros from the images of its seeds: its rows, or its columns."""
@@ -173,6 +185,7 @@ def program_of(sweep: Sweep, leaf_sizes: Sequence[int], chunk: int) -> Program:
 
 
 def _kind(local: Integers, count: int, size: int) -> str:
+    """How `count` images of `size` numbers each are looked up by these positions among them."""
     if len(local) == count * size:
         everything = np.arange(len(local), dtype=local.dtype)
         if bool((local == everything).all()):

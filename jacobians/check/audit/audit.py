@@ -501,15 +501,12 @@ def _applied(rule: program.Definition) -> RuleAudit:
     )  # fmt: skip
 
 
-_OURS = os.path.dirname(os.path.abspath(__file__))
-
-
 def _callers(sites: Sequence[Site]) -> tuple[str, ...]:
     """The lines that call a rule: the innermost frames that belong to neither JAX nor us."""
     found = []
     for site in sites:
         for file, line, _ in program.call_stack(site.equation):
-            if not os.path.abspath(file).startswith((program.JAX_FOLDER, _OURS + os.sep)):
+            if not os.path.abspath(file).startswith((program.JAX_FOLDER, program.OWN_FOLDER)):
                 found.append(_place(file, line))
                 break
     return tuple(dict.fromkeys(place for place in found if place is not None))

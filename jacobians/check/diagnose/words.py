@@ -4,12 +4,10 @@ import linecache
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isclose, pi, sqrt
 from typing import Any
 
-import jax
-
+from jacobians import program
 from jacobians.notation.numbers import number
 from jacobians.notation.operation import OPERATIONS
 
@@ -73,13 +71,6 @@ def _public(function: str) -> str:
     return name if usable and "<" not in function.rsplit(".", 1)[-1] else ""
 
 
-@lru_cache(maxsize=4)
-def _library_folders() -> tuple[str, ...]:
-    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    theirs = os.path.dirname(os.path.abspath(jax.__file__))
-    return theirs + os.sep, ours + os.sep
-
-
 def place_of(equation: Any) -> Place:
     """Where an equation comes from, as far as JAX has kept it."""
     primitive = str(equation.primitive.name)
@@ -87,8 +78,8 @@ def place_of(equation: Any) -> Place:
     if primitive in ("jit", "pjit"):
         # a compiled function by its own name
         operation = str(equation.params.get("name", primitive)).strip("_")
-    theirs, ours = _library_folders()
-    gates = os.path.join(ours, "gates")
+    theirs, ours = program.JAX_FOLDER, program.OWN_FOLDER
+    gates = os.path.join(ours, "gates") + os.sep
     call, line, where = "", "", ""
     traceback = getattr(getattr(equation, "source_info", None), "traceback", None)
     frames = getattr(traceback, "frames", None) or ()

@@ -56,15 +56,14 @@ def color_columns(
     Returns:
         The colouring with the fewest colours that was found.
     """
-    m, n = shape
-    counts = np.bincount(rows, minlength=m)
+    n = shape[1]
     lower = lower_bound(rows, columns, shape)
     colors = np.full(n, -1, dtype=np.int32)
     used = np.flatnonzero(np.bincount(columns, minlength=n))
     if lower <= 1 or len(used) == lower:
         colors[used] = 0 if lower <= 1 else np.arange(len(used))
         return Coloring(colors, min(lower, len(used)), lower, "one per column" if lower > 1 else "")
-    found = lattice_coloring(rows, columns, counts, shape, tuple(grid or (n,)), lower)
+    found = lattice_coloring(rows, columns, shape, tuple(grid or (n,)), lower)
     if found is not None and found.count == lower:
         return found
     little = found is not None and found.count <= lower + max(1, lower // 5)
@@ -101,18 +100,11 @@ def color_symmetric(
     if plain.count <= lower:
         return Coloring(plain.colors, plain.count, lower, plain.method)
     options = [plain]
-    counts = np.bincount(rows, minlength=size)
+    places = tuple(grid or (size,))
     regular = lattice_coloring(
-        rows,
-        columns,
-        counts,
-        (size, size),
-        tuple(grid or (size,)),
-        max(lower, 1),
-        plain.count - 1,
-        True,
+        rows, columns, (size, size), places, max(lower, 1), plain.count - 1, symmetric=True
     )
-    star = star_coloring(rows, columns, size, tuple(grid or (size,)), lower)
+    star = star_coloring(rows, columns, size, places, lower)
     options.extend(found for found in (regular, star) if found is not None)
     best = min(options, key=lambda c: c.count)
     return Coloring(best.colors, best.count, lower, best.method)

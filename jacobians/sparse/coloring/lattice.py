@@ -27,7 +27,6 @@ MAX_GRIDS = 24
 def lattice_coloring(
     rows: Integers,
     columns: Integers,
-    counts: Integers,
     shape: tuple[int, int],
     grid: tuple[int, ...],
     lower: int,
@@ -38,6 +37,7 @@ def lattice_coloring(
     m, n = shape
     if prod(grid) != n or len(rows) > SEARCH_WORK:
         return None
+    counts = np.bincount(rows, minlength=m)
     axes = _Axes.of(grid)
     sample = _Sample(columns, counts)
     inferred = []
@@ -140,6 +140,7 @@ class _Sample:
     """
 
     def __init__(self, columns: Integers, counts: Integers) -> None:
+        """Draws the sample: `counts` has the entries of each row, `columns` those of all rows."""
         self.columns, self.counts = columns, counts
         self.starts = np.concatenate([[0], np.cumsum(counts)])
         filled = np.flatnonzero(counts)

@@ -123,7 +123,7 @@ def _beside_heavy(
     counts = np.bincount(rows[rest], minlength=size)
     top = 4 + 2 * int(np.max(counts))
     regular = lattice_coloring(
-        rows[rest], columns[rest], counts, (size, size), grid, 1, top, symmetric=True
+        rows[rest], columns[rest], (size, size), grid, 1, top, symmetric=True
     )
     if regular is None:
         return None

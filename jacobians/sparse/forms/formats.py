@@ -79,7 +79,7 @@ def csr(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data: An
     if ("csr", k) not in kept:
         counts = np.bincount(pattern.rows, minlength=pattern.shape[0])
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(pattern.columns.dtype)
-        kept["csr", k] = starts, np.ascontiguousarray(pattern.columns)
+        kept.setdefault(("csr", k), (starts, np.ascontiguousarray(pattern.columns)))
     starts, columns = kept["csr", k]
     values = np.asarray(data)
     if values.dtype.name not in ("float32", "float64"):
@@ -95,7 +95,7 @@ def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data:
     plan = prepared.blocks[k]
     pattern = plan.pattern
     if ("form", k) not in kept:
-        kept["form", k] = _form(prepared, k)
+        kept.setdefault(("form", k), _form(prepared, k))
     structure, properties, lower, upper = kept["form", k]
     fill = _filled if traced else _filled_at_once
     shapes = (pattern.out_shape, pattern.in_shape, properties)
@@ -127,8 +127,8 @@ def blocks(prepared: Prepared, kept: dict[Any, Any], traced: bool, k: int, data:
         # entries with their indices take more memory than the whole from a third of it on
         return Dense(dense(prepared, kept, traced, k, data).reshape(m, n), *shapes)
     indices = np.stack([pattern.rows, pattern.columns], axis=1)
-    matrix = BCOO((data, jnp.asarray(indices)), shape=(m, n), indices_sorted=True,
-                  unique_indices=True)  # fmt: skip
+    entries = data, jnp.asarray(indices)
+    matrix = BCOO(entries, shape=(m, n), indices_sorted=True, unique_indices=True)
     return Sparse(matrix, *shapes)
 
 
@@ -186,9 +186,9 @@ def _kept(kept: dict[Any, Any], name: Any, traced: bool, pattern: Pattern) -> An
     if pattern.grid is not None and pattern.count > MAX_CONSTANT:
         # a copy to the device costs more than a compilation from so many entries on
         with jax.ensure_compile_time_eval():
-            kept[name] = jax.jit(lambda: pattern.indices(jnp))()
+            indices = jax.jit(lambda: pattern.indices(jnp))()
     else:
         # kept for later calls, so never a tracer of a program that is being traced around this one
         with jax.ensure_compile_time_eval():
-            kept[name] = jax.device_put(pattern.indices())
-    return kept[name]
+            indices = jax.device_put(pattern.indices())
+    return kept.setdefault(name, indices)
