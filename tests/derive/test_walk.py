@@ -8,6 +8,7 @@ from jacobians import explain, program
 from jacobians.derive import closure
 from jacobians.derive.algebra import entries
 from jacobians.derive.algebra.block import identity
+from jacobians.derive.loops import INSIDE
 from jacobians.derive.walk import Walk
 
 
@@ -24,7 +25,7 @@ def test_an_operation_is_walked_without_going_through_all_values_before_it():
         return (jnp.where(jnp.arange(2) == 0, pair, jnp.sin(pair))[::-1],)
 
     x = jnp.array([1.0, 2.0, 3.0])
-    walk = Walk(blocks=Unlisted())
+    walk = Walk(INSIDE, blocks=Unlisted())
     number = walk.input(x.shape, x.dtype)
     walk.blocks[number] = {number: (identity(x.shape),)}
     (result,) = walk.run(program.trace(f, [x]), [number])
