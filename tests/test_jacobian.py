@@ -864,6 +864,30 @@ def test_entries_that_take_too_long_to_list_are_all_computed(monkeypatch):
     assert found.blocks[0].nnz == 36
 
 
+@pytest.mark.parametrize(("calls", "by_linearize"), [(2, False), (8, True)])
+def test_a_long_program_is_differentiated_operation_by_operation_unless_it_repeats_a_call(
+    calls, by_linearize, monkeypatch
+):
+    linear, real, asked = sys.modules["jacobians.sparse.linear"], jax.linearize, []
+    step = jax.jit(lambda x: jnp.sin(jnp.cos(jnp.exp(jnp.tanh(-x)))) * 0.5)
+
+    def f(x):
+        for _ in range(calls):
+            x = step(x)
+        return x * x[::-1]
+
+    def linearize(*arguments, **options):
+        asked.append(arguments)
+        return real(*arguments, **options)
+
+    x = values(4)
+    expected = jax.jacfwd(f)(x)
+    monkeypatch.setattr(linear, "MAX_FLAT", 0)
+    monkeypatch.setattr(jax, "linearize", linearize)
+    same(jacobian(f, format="dense")(x), expected)
+    assert bool(asked) == by_linearize
+
+
 def test_more_than_256_colours_give_the_numbers_of_jax():
     table = np.random.default_rng(0).integers(0, 600, (280, 270))
     f, x = lambda x: jnp.sin(x[table]).sum(1), values(600)

@@ -6,15 +6,24 @@ powers of that matrix, which settles after a few products or is given up.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
+
+import numpy as np
 
 from jacobians.derive.algebra import coefficient as coefficients
+from jacobians.derive.algebra import entries
 from jacobians.derive.algebra.block import Terms, add_all, compose_all, hull, identity, union, wide
 from jacobians.derive.algebra.term import Term, contains, key
+from jacobians.derive.facts.support import MAX_CLOSURE, reach
 
 Shapes = Sequence[tuple[int, ...]]
 Matrix = dict[tuple[int, int], Terms]
 
 EXACT_ROUNDS = 8
+# pairs of terms composed for one power of a loop's step; where there are more, entries are listed
+MAX_COMPOSED = 400
+# index vectors of a step that are listed
+MAX_LISTED = 1 << 22
 
 
 def closure(step: Matrix, shapes: Shapes) -> Matrix:
@@ -33,6 +42,10 @@ def closure(step: Matrix, shapes: Shapes) -> Matrix:
         base[i, i] = union([replace(same, coefficient=coefficients.OPAQUE)])
     star = dict(base)
     for round_number in range(1000):
+        if _products(step, star) > MAX_COMPOSED:
+            listed = _listed_closure(step, shapes)
+            if listed is not None:
+                return listed
         new = _sum_matrices(base, matrix_product(step, star))
         if round_number >= EXACT_ROUNDS:
             joint = _sum_matrices(new, star)
@@ -46,6 +59,45 @@ def closure(step: Matrix, shapes: Shapes) -> Matrix:
             return new
         star = new
     return {(i, j): (wide(shapes[i], shapes[j]),) for (i, j) in star}
+
+
+def _products(a: Matrix, b: Matrix) -> int:
+    """How many pairs of terms the product of two block matrices composes."""
+    lengths: dict[int, int] = {}
+    for (k, _), right in b.items():
+        lengths[k] = lengths.get(k, 0) + len(right)
+    return sum(len(left) * lengths.get(k, 0) for (_, k), left in a.items())
+
+
+def _listed_closure(step: Matrix, shapes: Shapes) -> Matrix | None:
+    """The closure entry by entry: carry entry i depends on j if steps lead from j to i.
+
+    None where the carries are too large, or the terms of a step too long to list.
+    """
+    sizes = [prod(shape) for shape in shapes]
+    starts = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
+    if starts[-1] > MAX_CLOSURE:
+        return None
+    support = np.eye(starts[-1], dtype=bool)
+    depends = frozenset[int]()
+    for (i, j), terms in step.items():
+        pairs = entries.coordinates(terms, shapes[i], shapes[j], MAX_LISTED)
+        if pairs is None:
+            return None
+        support[pairs[0] + starts[i], pairs[1] + starts[j]] = True
+        depends = depends.union(*(t.coefficient.depends for t in terms))
+    closed = reach(support)
+    result: Matrix = {}
+    for i, j in np.ndindex(len(shapes), len(shapes)):
+        rows, columns = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
+        block = np.ones((sizes[i], sizes[j]), bool) if closed is None else closed[rows, columns]
+        if block.all() and block.size:
+            result[i, j] = (wide(shapes[i], shapes[j], (), depends),)
+        elif block.any():
+            inside = np.nonzero(block)
+            found = entries.listed(inside[0], inside[1], shapes[i], shapes[j], depends)
+            result[i, j] = (found,)
+    return result
 
 
 def matrix_product(a: Matrix, b: Matrix) -> Matrix:

@@ -114,7 +114,9 @@ class Operation:
                 entry, rounded = float(known.reshape(())), self.tape.radius(base) is not None
                 # a 0 that another rounding may not have is no 0
                 if entry != 0.0 or not rounded:
-                    return number_coefficient(scale * entry, rounded)
+                    product = scale * entry
+                    rounded = rounded or not coefficients.is_product(product, scale, entry)
+                    return number_coefficient(product, rounded)
         return Coefficient((Product(scale, (Factor(base, at),)),), value.depends)
 
     def operand(self, k: int, index: Index, scale: float = 1.0) -> Coefficient:

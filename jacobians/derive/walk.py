@@ -314,7 +314,7 @@ class Walk:
     def apply(self, node: Node, locals_: Iterable[Local], outputs: Sequence[int]) -> None:
         """Composes local terms with the blocks of the operands and stores the results."""
         collected: dict[int, dict[int, list[Term]]] = {}
-        wanted, active = set(outputs), set(self.blocks)
+        wanted, active = set(outputs), {k for k in node.inputs if k in self.blocks}
         for item in locals_:
             if item.output not in wanted or node.inputs[item.operand] not in active:
                 continue

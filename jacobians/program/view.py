@@ -244,6 +244,23 @@ def _operations_left(inner: Program, left: int) -> int:
     return left
 
 
+def operations_written(inner: Program) -> int:
+    """How many operations a program has, those of what it calls several times counted once."""
+    count, waiting = 0, [inner]
+    entered: set[int] = set()
+    while waiting:
+        current = waiting.pop()
+        count += len(current.equations)
+        for equation in current.equations:
+            if equation.primitive.name not in PLAIN_CALLS:
+                continue
+            called = equation.params.get(TRANSPARENT[equation.primitive.name])
+            if called is not None and id(called) not in entered:
+                entered.add(id(called))
+                waiting.append(view(called))
+    return count
+
+
 def rounds(inner: Program) -> bool:
     """Whether anything inside a program is a floating-point or complex number."""
     return any(

@@ -30,8 +30,11 @@ from jacobians.program.view import Program
 
 FORWARD_REFUSED = frozenset(["custom_lin"])
 
-# programs of up to so many operations, calls entered, are differentiated operation by operation
+# programs of up to so many operations, calls entered, are differentiated operation by operation;
+# longer ones where entering makes them at most so many times as long as they are written, since
+# JAX differentiates a function that is called again and again only once
 MAX_FLAT = 1000
+MAX_LONGER = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +280,8 @@ def forward(plain: Plain) -> Linear:
 
     # values and tangents of a loop come apart by `jax.linearize` alone; in a program without any,
     # `jax.jvp` gives the same operations, and is traced in a third of the time
-    flat = program.is_flat(plain.program, MAX_FLAT)
+    most = max(MAX_FLAT, MAX_LONGER * program.operations_written(plain.program))
+    flat = program.is_flat(plain.program, most)
     inner = program.trace(pushed if flat else linearised, [*runtime, *tangents])
     return _linear(inner, plain, False)
 

@@ -7,6 +7,7 @@ import pytest
 
 from jacobians import explain
 from jacobians.derive.algebra import entries
+from jacobians.derive.algebra.coefficient import Product, is_product, repeated
 from jacobians.derive.call import derive_call
 from jacobians.derive.derive import derive
 from jacobians.program.call import bind
@@ -41,6 +42,9 @@ FUNCTIONS = {
     "a known permutation": (lambda x: x[jax.random.permutation(jax.random.key(1), 7)], 7),
     "sines": (lambda x: jnp.sin(jnp.arange(7.0)) * x, 6),
     "powers": (lambda x: (jnp.arange(7.0) ** 2 - 9.0) * x, 6),
+    "products in another order": (lambda x: x * 0.1 * 0.3 * 17.0 - x * 17.0 * 0.3 * 0.1, 7),
+    "whole numbers in another order": (lambda x: x * 3.0 * 5.0 * 17.0 - x * 17.0 * 3.0 * 5.0, 0),
+    "the same product again": (lambda x: x * 0.1 * 0.25 - x * 0.25 * 0.1, 0),
     "infinite scores": (
         lambda x: jnp.exp(jnp.where(jnp.arange(7) < 3, 0.0, -jnp.inf)) * x,
         3,
@@ -100,6 +104,54 @@ def test_numbers_that_only_round_to_opposite_ones_do_not_cancel():
         exact = explain(lambda x: x * 0.5 - x / 2.0, jnp.ones(3)).blocks[0]
     assert rounded.pattern().nnz == 3
     assert exact.structure.kind == "zero"
+
+
+def less_their_mean(x):
+    """Σᵢ (xᵢ − x̄)² + n·x̄²: mixed second derivatives cancel but for the rounding of 1/n."""
+    mean = jnp.sum(x) * (-1.0 / 7)
+    return jnp.sum(jnp.concatenate([x + mean, jnp.full(7, mean)]) ** 2)
+
+
+def test_equal_numbers_added_up_with_rounding_do_not_cancel():
+    with jax.enable_x64(True):
+        x = jnp.arange(1.0, 8.0)
+        explicit = np.asarray(jax.jit(jax.hessian(less_their_mean))(x))
+        pattern = explain(jax.grad(less_their_mean), x).blocks[0].pattern().toarray()
+    assert np.count_nonzero(explicit) > 7
+    assert not ((explicit != 0) & (pattern == 0)).any()
+
+
+@pytest.mark.parametrize(
+    ("scale", "times", "rounded"),
+    [
+        (1.0, 1 << 24, False),
+        (1.0, (1 << 24) + 1, True),
+        (-0.75, 1000, False),
+        (float(np.float32(0.1)), 2, False),
+        (float(np.float32(0.1)), 4, True),
+        (0.1, 1, False),
+        (1e308, 4, True),
+        (0.0, 1000, False),
+    ],
+)
+def test_a_sum_of_equal_numbers_is_exact_where_no_partial_sum_is_rounded(scale, times, rounded):
+    assert repeated(Product(scale, ()), times) == Product(scale * times, (), rounded)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "exact"),
+    [
+        (0.1, 1.0, True),
+        (0.1, -4.0, True),
+        (15.0, 17.0, True),
+        (17.0, 17.0, False),
+        (0.5, 1001.0, True),
+        (float(np.float32(0.1)), float(np.float32(0.3)), False),
+        (1e200, 1e200, False),
+    ],
+)
+def test_a_product_is_exact_where_it_is_as_short_as_its_factors(a, b, exact):
+    assert is_product(a * b, a, b) == exact
 
 
 def test_a_long_chain_of_constants_is_known_without_recursion():

@@ -76,7 +76,7 @@ def multiply(a: Coefficient, b: Coefficient) -> Coefficient:
             if len(p.factors) + len(q.factors) > MAX_FACTORS:
                 return opaque(depends)
             scale = p.scale * q.scale
-            rounded = p.rounded or q.rounded or not _is_product(scale, p.scale, q.scale)
+            rounded = p.rounded or q.rounded or not is_product(scale, p.scale, q.scale)
             products.append(Product(scale, tuple(sorted(p.factors + q.factors)), rounded))
     return Coefficient(tuple(products), depends)
 
@@ -144,20 +144,52 @@ def variables(c: Coefficient) -> set[int]:
     return {v for p in c.products for f in p.factors for e in f.at for v, _ in e.terms}
 
 
-def _is_product(product: float, a: float, b: float) -> bool:
-    """Whether a product of two floats has not been rounded."""
+def is_product(product: float, a: float, b: float) -> bool:
+    """Whether a product of two floats is rounded in no floating type that holds both."""
     if not (isfinite(product) and isfinite(a) and isfinite(b)):
         return False
     if abs(a) in (0.0, 1.0) or abs(b) in (0.0, 1.0):
         return True
-    return Fraction(a) * Fraction(b) == Fraction(product)
+    return Fraction(a) * Fraction(b) == Fraction(product) and _is_no_longer(product, a, b)
+
+
+def repeated(product: Product, times: int) -> Product:
+    """The sum of so many times the same product, added in whatever order.
+
+    3 · 0.1 may be rounded, 3 · 0.5 is not; of 0.1 + 0.1 + … every step may be.
+    """
+    if times == 1:
+        return product
+    total, scale = product.scale * times, product.scale
+    exact = isfinite(total) and (times == 2 or _steps(scale) * times <= 1 << ADDED_BITS)
+    return product._replace(scale=total, rounded=product.rounded or not exact)
+
+
+# significant bits of the shortest floating type that numbers are computed in, bfloat16, and of the
+# shortest one that sums are
+SHORTEST_BITS = 8
+ADDED_BITS = 24
+
+
+def _steps(x: float) -> int:
+    """The size of a float in units of its last nonzero bit: 3 of 0.75."""
+    numerator = abs(Fraction(x).numerator)
+    return numerator // (numerator & -numerator) if numerator else 0
+
+
+def _is_no_longer(result: float, a: float, b: float) -> bool:
+    """Whether a result has no more significant bits than its operands or than any type has."""
+    longest = max(_steps(a).bit_length(), _steps(b).bit_length(), SHORTEST_BITS)
+    return _steps(result).bit_length() <= longest
 
 
 def _is_sum(total: float, a: float, b: float) -> bool:
-    """Whether a sum of two floats has not been rounded."""
+    """Whether a sum of two floats is rounded in no floating type that holds both."""
     if not (isfinite(total) and isfinite(a) and isfinite(b)):
         return False
-    return total == 0.0 or Fraction(a) + Fraction(b) == Fraction(total)
+    if total == 0.0:
+        return True
+    return Fraction(a) + Fraction(b) == Fraction(total) and _is_no_longer(total, a, b)
 
 
 def _hidden_key(factors: tuple[Factor, ...], hidden: Callable[[int], bool]) -> tuple[Factor, ...]:

@@ -277,7 +277,7 @@ class _Work:
             for p in products:
                 own = {v for f in p.factors for e in f.at for v, _ in e.terms}
                 repeat = prod(self.sizes[v] for v in summed if v not in own)
-                scaled.append(p._replace(scale=p.scale * repeat))
+                scaled.append(coefficients.repeated(p, repeat))
             new_coefficient = Coefficient(tuple(scaled), term.coefficient.depends)
         keep = used | hidden
         return replace(
