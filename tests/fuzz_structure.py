@@ -5,7 +5,6 @@ asked of `tests.words`; kind, count, pattern, formula and the condition on indic
 with one another and with `jax.jacfwd` at two points.
 """
 
-from collections import Counter
 from math import prod
 from typing import Any
 
@@ -24,10 +23,6 @@ from tests.choices import Choices, Seeded
 from tests.derive.programs import RandomProgram, random_program
 from tests.derive.structured import INFINITE, ODD, alone
 from tests.words import false_properties, false_words, outside_statement
-
-# how often each operation came, and how many blocks and formulas
-SEEN: Counter[str] = Counter()
-BLOCKS: Counter[str] = Counter()
 
 # said of the pattern, whatever the numbers on it are
 OF_PATTERNS = {
@@ -77,7 +72,6 @@ def false_of(program: RandomProgram, seed: int, pieces: bool = True) -> list[str
             for _ in range(2)
         ]
         derivation = derive_call(bind(program, points[0]), double=True)
-        SEEN.update(node.op for node in derivation.tape.nodes)
         every = tuple(range(len(program.shapes)))
         both = jax.jit(lambda *v: (program(*v), jax.jacfwd(program, argnums=every)(*v)))
         seen = [both(*values) for values in points]
@@ -94,9 +88,6 @@ def false_of(program: RandomProgram, seed: int, pieces: bool = True) -> list[str
             matrices = [np.asarray(jacobian[k]).reshape(block.shape) for _, jacobian in seen]
             numbers = made.get((0, k)) if block.formula else None
             lines = false_of_block(block, matrices, numbers)
-            BLOCKS.update(
-                ["blocks", *(["with a formula evaluated"] if numbers is not None else [])]
-            )
             if "constant" in block.properties and not _agree(
                 np.asarray(others[k]).reshape(block.shape), matrices[0]
             ):

@@ -67,6 +67,7 @@ def directory(tmp_path_factory):
     yield place
     os.chdir(before)
     sys.path[:] = [p for p in sys.path if p != str(place)]
+    sys.modules.pop("graph_user_module", None)
 
 
 def run(capsys, *arguments):

@@ -794,7 +794,15 @@ def several(x, y):
 
 
 @pytest.fixture
-def failing_derivation(monkeypatch):
+def nothing_kept():
+    """No analysis from before, nor one that is left behind."""
+    jacobians.clear_cache()
+    yield
+    jacobians.clear_cache()
+
+
+@pytest.fixture
+def failing_derivation(monkeypatch, nothing_kept):
     """A derivation that raises what it is told to."""
 
     def fail_with(fault):
@@ -802,10 +810,8 @@ def failing_derivation(monkeypatch):
             raise fault
 
         monkeypatch.setattr(sys.modules["jacobians.sparse.prepare"], "derive_linear", raising)
-        jacobians.clear_cache()
 
-    yield fail_with
-    jacobians.clear_cache()
+    return fail_with
 
 
 def test_a_derivation_out_of_memory_is_no_refusal(failing_derivation):
@@ -842,7 +848,7 @@ def test_a_rule_for_vjps_alone_inside_what_has_no_jvp_is_taken_backwards():
     )
 
 
-def test_entries_that_take_too_long_to_list_are_all_computed(monkeypatch):
+def test_entries_that_take_too_long_to_list_are_all_computed(monkeypatch, nothing_kept):
     prepared = __import__("sys").modules["jacobians.sparse.prepare"]
     real = prepared.block_pattern
 
@@ -857,10 +863,8 @@ def test_entries_that_take_too_long_to_list_are_all_computed(monkeypatch):
     x = values(6)
     expected = by_jax(jax.jacobian, f, x)
     monkeypatch.setattr(prepared, "block_pattern", unlisted)
-    jacobians.clear_cache()
     same(jacobian(f, format="dense")(x), expected)
     found = jacobians.plan(lambda x: jnp.cumsum(jnp.sort(x)) * x, x)
-    jacobians.clear_cache()
     assert found.blocks[0].nnz == 36
 
 

@@ -3,13 +3,17 @@
 `python scripts/fuzz.py structure` draws as many more as one likes.
 """
 
+import jax
+import jax.numpy as jnp
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from tests.choices import Drawn
-from tests.derive.programs import programs
-from tests.fuzz_structure import BLOCKS, PIECES_EVERY, SEEN, false_of, some_program
+from jacobians.derive.call import derive_call
+from jacobians.program.call import bind
+from tests.choices import Drawn, Seeded
+from tests.derive.programs import programs, random_program
+from tests.fuzz_structure import PIECES_EVERY, false_of, program_of, some_program
 
 
 @st.composite
@@ -53,9 +57,15 @@ def test_nothing_is_proved_of_structured_constants_that_is_not_so_long(program):
     confront(program, pieces=True)
 
 
-@pytest.mark.long
-def test_the_long_profile_covered_the_operations(capsys):
-    with capsys.disabled():
-        print(f"\n{BLOCKS['blocks']} blocks, {BLOCKS['with a formula evaluated']} with a formula")
-        print(f"{len(SEEN)} operations: {', '.join(sorted(SEEN))}")
-    assert len(SEEN) > 60
+def test_random_programs_cover_the_operations():
+    operations: set[str] = set()
+    with_formula = 0
+    for number in range(40):
+        for program in (program_of(number), random_program(Seeded(number), 9)):
+            types = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in program.shapes]
+            derivation = derive_call(bind(program, types))
+            operations.update(node.op for node in derivation.tape.nodes)
+            terms = [term for k in range(len(types)) for term in derivation.terms(0, k)]
+            with_formula += any(term.coefficient.products is not None for term in terms)
+    assert len(operations) > 60
+    assert with_formula > 20
