@@ -57,6 +57,7 @@ def test_nothing_is_proved_of_structured_constants_that_is_not_so_long(program):
     confront(program, pieces=True)
 
 
+@pytest.mark.long
 def test_random_programs_cover_the_operations():
     operations: set[str] = set()
     with_formula = 0
