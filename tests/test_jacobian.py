@@ -848,6 +848,26 @@ def test_a_rule_for_vjps_alone_inside_what_has_no_jvp_is_taken_backwards():
     )
 
 
+def test_what_has_no_vjp_is_computed_by_jvps_and_said_so():
+    @jax.custom_jvp
+    def doubled(x):
+        return 2 * x
+
+    @doubled.defjvp
+    def _(primals, tangents):
+        # a loop that JAX cannot take backwards
+        steps = jax.lax.while_loop(
+            lambda c: c[0] < 2, lambda c: (c[0] + 1, c[1] + tangents[0]), (0, 0 * tangents[0])
+        )
+        return doubled(*primals), steps[1]
+
+    f, x = lambda x: jnp.sum(jnp.sin(doubled(x)) * x), values(4)
+    found = jacobians.plan(f, x)
+    assert found.blocks[0].way == "JVPs"
+    assert any("JVPs alone are used, since JAX has no VJP of it (" in n for n in found.notes)
+    same(jacobian(f, format="dense")(x), jax.jacfwd(f)(x))
+
+
 def test_entries_that_take_too_long_to_list_are_all_computed(monkeypatch, nothing_kept):
     prepared = __import__("sys").modules["jacobians.sparse.prepare"]
     real = prepared.block_pattern

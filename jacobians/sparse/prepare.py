@@ -122,12 +122,14 @@ def linear_programs(plain: Plain) -> tuple[Linear | None, Linear | None]:
     return None, reverse(plain)
 
 
-def _try_reverse(plain: Plain) -> Linear | None:
-    """The program of VJPs, or None where JAX has none."""
+def _try_reverse(plain: Plain, notes: list[str]) -> Linear | None:
+    """The program of VJPs, or None where JAX has none, which a note then says."""
     try:
         return reverse(plain)
-    except (ValueError, TypeError, NotImplementedError):
+    except (ValueError, TypeError, NotImplementedError) as error:
         # what JAX cannot transpose, a while loop or a rule for JVPs only, is done by JVPs
+        reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".split("\n", 1)[0]
+        notes.append(f"JVPs alone are used, since JAX has no VJP of it ({reason})")
         return None
 
 
@@ -287,7 +289,7 @@ class _Builder:
             wanted, outs, ins, self.push is not None, self._may_reverse(), symmetric
         )
         if any(s.transposed for s in first) and self.pull is None:
-            self.pull = _try_reverse(self.plain)
+            self.pull = _try_reverse(self.plain, self.notes)
             if self.pull is None:
                 return plan_sweeps(wanted, outs, ins, True, False)
         return first
@@ -328,7 +330,7 @@ def _builder(plain: Plain, linears: tuple[Linear | None, Linear | None], note: s
             "a custom derivative rule is not certainly linear: every row is computed by itself, "
             "as jax.jacobian does"
         )
-        pull = pull or _try_reverse(plain)
+        pull = pull or _try_reverse(plain, notes)
         push = None if pull is not None else push
     return _Builder(
         plain=plain, push=push, pull=pull, derivation=derivation, linear=linear, notes=notes
