@@ -20,7 +20,7 @@ from jacobians.program.view import Program
 from jacobians.sparse.bind import Bound
 from jacobians.sparse.fingerprint import digest, fingerprint
 from jacobians.sparse.linear import Linear, Plain, is_concrete
-from jacobians.sparse.prepare import linear_programs, prepare
+from jacobians.sparse.prepare import linear_programs, prepare, reason_of
 from jacobians.sparse.prepared import Prepared
 
 Kept = TypeVar("Kept")
@@ -153,10 +153,9 @@ def _without_structure(
     """
     if isinstance(fault, ArgumentError):
         raise fault
-    reason = f"{type(fault).__name__}: {str(fault).strip() or 'no message'}".split("\n", 1)[0]
     note = (
-        f"no structure could be derived ({reason}): every entry is computed, as jax.jacobian "
-        "does; the numbers are right, and this is a fault of jacobians worth reporting"
+        f"no structure could be derived ({reason_of(fault)}): every entry is computed, as "
+        "jax.jacobian does; the numbers are right, and this is a fault of jacobians worth reporting"
     )
     warnings.warn(note, RuntimeWarning, stacklevel=2)
     return prepare(plain, chunk_size, linears=linears, closed=False, note=note)

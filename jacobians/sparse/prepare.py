@@ -128,9 +128,13 @@ def _try_reverse(plain: Plain, notes: list[str]) -> Linear | None:
         return reverse(plain)
     except (ValueError, TypeError, NotImplementedError) as error:
         # what JAX cannot transpose, a while loop or a rule for JVPs only, is done by JVPs
-        reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".split("\n", 1)[0]
-        notes.append(f"JVPs alone are used, since JAX has no VJP of it ({reason})")
+        notes.append(f"JVPs alone are used, since JAX has no VJP of it ({reason_of(error)})")
         return None
+
+
+def reason_of(error: Exception) -> str:
+    """An exception in one line: its type, and the first line that it says."""
+    return f"{type(error).__name__}: {str(error).strip() or 'no message'}".split("\n", 1)[0]
 
 
 @dataclass(kw_only=True)
