@@ -35,15 +35,14 @@ def test_a_pattern_has_the_entries_of_its_terms_each_once_and_in_order(block):
     pattern = block_pattern(terms, out_shape, in_shape)
     assert pattern.count == len(expected)
     assert list(map(tuple, pattern.indices().tolist())) == expected
-    flat = [
-        (np.ravel_multi_index(index[: len(out_shape)], out_shape) if out_shape else 0,
-         np.ravel_multi_index(index[len(out_shape) :], in_shape))
+    places = [
+        divmod(int(np.ravel_multi_index(index, (*out_shape, *in_shape))), prod(in_shape))
         for index in expected
-    ]  # fmt: skip
-    assert list(zip(pattern.rows.tolist(), pattern.columns.tolist(), strict=True)) == flat
+    ]
+    assert list(zip(pattern.rows.tolist(), pattern.columns.tolist(), strict=True)) == places
     assert pattern.full == (len(expected) == prod(out_shape) * prod(in_shape))
     square = prod(out_shape) == prod(in_shape)
-    diagonal = square and flat == [(k, k) for k in range(prod(out_shape))]
+    diagonal = square and places == [(k, k) for k in range(prod(out_shape))]
     assert pattern.is_diagonal == diagonal
 
 
