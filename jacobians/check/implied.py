@@ -179,14 +179,18 @@ def precisions(call: Call, rule: Rule, values: Sequence[Any]) -> tuple[float, fl
 
 
 def _coarsest(inner: program.Program) -> float:
-    worst = 0.0
-    arrays = [v.dtype for _, v in inner.constants if hasattr(v, "dtype")]
-    for equation in inner.equations:
+    """The largest unit roundoff among the floats that a program computes or writes down."""
+    arrays = [
+        constant.dtype
+        for one in program.nested_programs(inner)
+        for _, constant in one.constants
+        if hasattr(constant, "dtype")
+    ]
+    for equation in program.nested(inner):
         arrays += [program.dtype_of(v) for v in equation.outvars]
         # a number rounded to single precision beforehand rounds what it is multiplied with
         arrays += [program.dtype_of(a) for a in equation.invars if program.is_literal(a)]
-        for sub in program.inner_programs(equation):
-            worst = max(worst, _coarsest(sub))
+    worst = 0.0
     for dtype in arrays:
         extended = dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended)
         if not extended and jnp.issubdtype(dtype, jnp.floating):

@@ -167,7 +167,7 @@ def growth(inner: program.Program) -> float:
 def _longest_sum(inner: program.Program) -> float:
     """About how many terms the longest sum has, loops as often as they run where that is known."""
     longest = 1.0
-    for equation in inner.equations:
+    for equation in program.nested(inner):
         name = str(equation.primitive.name)
         if name.startswith(SUMS):
             sizes = [prod(program.shape_of(v)) for v in equation.invars]
@@ -179,8 +179,6 @@ def _longest_sum(inner: program.Program) -> float:
             else:
                 terms = max(sizes) / results
             longest = max(longest, terms)
-        for sub in program.inner_programs(equation):
-            longest = max(longest, _longest_sum(sub))
     return longest
 
 

@@ -112,12 +112,13 @@ def _indicator(walk: Walk, index: int, branch: int) -> Coefficient:
 
 def while_loop(walk: Walk, equation: Any, operands: list[int]) -> list[int]:
     """`lax.while_loop`: the carry after any number of steps."""
-    condition, condition_constants, body, constants = program.while_parts(equation)
+    parts = program.while_parts(equation)
+    condition_constants, constants = parts.condition_constants, parts.body_constants
     node = walk.record(equation, operands)
     given = operands[condition_constants:]
     carries = len(given) - constants
-    lasting = _lasting_zeros(walk, body, given, constants, carries)
-    step = _Step(walk, body, given, constants, lasting)
+    lasting = _lasting_zeros(walk, parts.body, given, constants, carries)
+    step = _Step(walk, parts.body, given, constants, lasting)
     step.tell(walk, node)
     if not step.wild:
         _remember_zeros(walk, node.outputs, lasting)
@@ -129,7 +130,7 @@ def while_loop(walk: Walk, equation: Any, operands: list[int]) -> list[int]:
     from_constants = {(i, c): terms for (i, c), terms in step.blocks.items() if c < constants}
     outer = {(i, constants + j): terms for (i, j), terms in star.items()}
     through = matrix_product(star, from_constants)
-    decided = _deciding(walk, condition, body, condition_constants, constants)
+    decided = _deciding(walk, parts)
     count = frozenset[int]().union(*(walk.tape.values[operands[k]].depends for k in decided))
     locals_ = _locals(_sum_matrices(outer, through), step.depends(walk, given) | count)
     offset = [replace(item, operand=item.operand + condition_constants) for item in locals_]
@@ -137,11 +138,10 @@ def while_loop(walk: Walk, equation: Any, operands: list[int]) -> list[int]:
     return list(node.outputs)
 
 
-def _deciding(
-    walk: Walk, condition: Program, body: Program, condition_constants: int, constants: int
-) -> set[int]:
+def _deciding(walk: Walk, parts: program.WhileParts) -> set[int]:
     """Which operands of a `while` decide how often its body runs, now or by way of the carry."""
-    read, flows = _reads(walk, condition)[0], _reads(walk, body)
+    condition_constants, constants = parts.condition_constants, parts.body_constants
+    read, flows = _reads(walk, parts.condition)[0], _reads(walk, parts.body)
     decided = {k for k in read if k < condition_constants}
     waiting = {k - condition_constants for k in read if k >= condition_constants}
     carries: set[int] = set()

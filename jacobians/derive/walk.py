@@ -143,23 +143,11 @@ class Walk:
             )
             inner = program.as_one_call(inner)
         first = len(self.tape.values)
-        environment: dict[Any, int] = dict(zip(inner.inputs, operands, strict=True))
-        for variable, array in inner.constants:
-            environment[variable] = self.constant(array)
         outer_scope = self.scope
         if scope is not None:
             self.scope = (*outer_scope, scope)
-
-        def read(atom: Any) -> int:
-            if program.is_literal(atom):
-                return self.constant(program.literal_value(atom))
-            return environment[atom]
-
-        for equation in inner.equations:
-            step = self.wide if whole else self.equation
-            results = step(equation, [read(atom) for atom in equation.invars])
-            environment.update(zip(equation.outvars, results, strict=True))
-        outputs = [read(atom) for atom in inner.outputs]
+        apply = self.wide if whole else self.equation
+        outputs = program.run(inner, operands, apply, held=self.constant)
         self.scope = outer_scope
         if scope is not None and len(outputs) == 1:
             self._remember_call(scope, operands, outputs[0], first)

@@ -133,7 +133,14 @@ class Tape:
             given = dict(zip(moving, values, strict=True)) | held
             return call(*(given[k] for k in operands))
 
-        step = Step(name, kind, moving, results, of_moving, scope=inside[0].scope)
+        step = Step(
+            operation=name,
+            kind=kind,
+            operands=moving,
+            results=results,
+            call=of_moving,
+            scope=inside[0].scope,
+        )
         return Tape(
             self.slots, (*before, step, *after), self.inputs, self.outputs, self.cotangents,
             self.output_names,

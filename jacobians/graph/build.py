@@ -25,12 +25,11 @@ from jacobians.graph.origin import Origin
 from jacobians.program.view import Program, is_inexact
 
 MAX_STEPS = 2000
-LOOPS = ("scan", "while", "cond")
 # wrappers that say how a program is run, not what it is
 PLAIN_CALLS = frozenset(["remat", "remat2", "checkpoint", "closed_call", "core_call", "call"])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
     """One operation of the graph.
 
@@ -85,7 +84,6 @@ class Builder:
         slots: the wires by number.
         steps: the steps in order.
         notes: sentences for the reader.
-        closed: names of the calls that stayed closed.
     """
 
     wanted: Callable[[Sequence[str]], bool]
@@ -93,7 +91,6 @@ class Builder:
     slots: list[Slot] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)
-    closed: dict[str, None] = field(default_factory=dict)
 
     def input(self, value: Any, name: str, active: bool) -> int:
         """Numbers an input of the program."""
@@ -114,19 +111,12 @@ class Builder:
         Returns:
             The numbers of its outputs.
         """
-        environment: dict[Any, int] = dict(zip(inner.inputs, operands, strict=True))
-        for variable, array in inner.constants:
-            environment[variable] = self.constant(array)
-
-        def read(atom: Any) -> int:
-            if program.is_literal(atom):
-                return self.constant(_literal(atom))
-            return environment[atom]
-
-        for equation in inner.equations:
-            results = self._equation(equation, [read(atom) for atom in equation.invars], scope)
-            environment.update(zip(equation.outvars, results, strict=True))
-        return [read(atom) for atom in inner.outputs]
+        return program.run(
+            inner,
+            operands,
+            lambda equation, wires: self._equation(equation, wires, scope),
+            held=lambda array: self.constant(_as_array(array)),
+        )
 
     def _new(self, slot: Slot) -> int:
         self.slots.append(slot)
@@ -138,6 +128,7 @@ class Builder:
     def _equation(
         self, equation: Any, operands: list[int], scope: tuple[str, ...]
     ) -> Sequence[int]:
+        """Writes down an equation: as one step, opened, or not at all; gives its results' wires."""
         name = equation.primitive.name
         if name == "name":
             return self._named(str(program.parameters(equation)["name"]), equation, operands, scope)
@@ -146,7 +137,7 @@ class Builder:
             return [self.constant(value) for value in made]
         label = call_label(equation)
         inner = program.called_program(equation)
-        if inner is None and name not in LOOPS:
+        if inner is None and name not in program.LOOPS:
             return self._step(
                 name, "operation", operands, program.as_function(equation), scope, equation
             )
@@ -162,10 +153,11 @@ class Builder:
                     self._compare_rule(equation, inner, operands, f"{names[0]} is opened")
                 return self.run(inner, operands, deeper)
             return OPENED[name](self, equation, operands, deeper)
-        self.closed.setdefault(names[0])
         if is_rule and inner is not None:
             self._compare_rule(equation, inner, operands, names[0])
-        kind = "rule" if is_rule or _wraps_rule(inner) else "loop" if name in LOOPS else "call"
+        kind = (
+            "rule" if is_rule or _wraps_rule(inner) else "loop" if name in program.LOOPS else "call"
+        )
         if program.is_users_rule(equation):
             self.notes.setdefault(
                 f"{names[0]} has a custom derivative: its local gradient is by that rule, as in "
@@ -183,6 +175,7 @@ class Builder:
         equation: Any = None,
         text: str | None = None,
     ) -> list[int]:
+        """Writes down one step and runs it; gives the wires of its results."""
         values = self._values(operands)
         made = call(*values)
         known = all(self.slots[k].known for k in operands)
@@ -195,10 +188,17 @@ class Builder:
         origin = None if equation is None else self.origin(equation)
         self.steps.append(
             Step(
-                operation, kind, tuple(operands), tuple(results), call, equation, text, scope,
-                origin,
+                operation=operation,
+                kind=kind,
+                operands=tuple(operands),
+                results=tuple(results),
+                call=call,
+                equation=equation,
+                text=text,
+                scope=scope,
+                origin=origin,
             )
-        )  # fmt: skip
+        )
         if len(self.steps) > MAX_STEPS:
             raise ArgumentError(
                 f"the graph has more than {MAX_STEPS} nodes; open fewer calls and loops (expand=)"
@@ -247,7 +247,7 @@ class Builder:
         if not active:
             return
         try:
-            plain = pull_back(lambda *x: evaluate_program(inner, x), values, active)
+            plain = pull_back(lambda *x: program.run(inner, x), values, active)
         except ValueError:
             # the rule may be there because the program has no reverse derivative (a while loop)
             return
@@ -275,28 +275,6 @@ def call_label(equation: Any) -> str | None:
 def dtype_of(value: Any) -> Any:
     """The dtype of a value, or None."""
     return getattr(value, "dtype", None)
-
-
-def evaluate_program(inner: Program, values: Sequence[Any]) -> list[Any]:
-    """Evaluates a program at values, custom rules kept.
-
-    Args:
-        inner: the program.
-        values: one array per input.
-
-    Returns:
-        One array per output.
-    """
-    environment: dict[Any, Any] = dict(zip(inner.inputs, values, strict=True))
-    environment.update(inner.constants)
-
-    def read(atom: Any) -> Any:
-        return _literal(atom) if program.is_literal(atom) else environment[atom]
-
-    for equation in inner.equations:
-        results = program.evaluate(equation, [read(atom) for atom in equation.invars])
-        environment.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in inner.outputs]
 
 
 def own_precision(values: Sequence[Any]) -> AbstractContextManager[Any]:
@@ -344,10 +322,9 @@ def pull_back(
     return tuple(pull(filled))
 
 
-def _literal(atom: Any) -> Any:
-    dtype = program.dtype_of(atom)
-    value = program.literal_value(atom)
-    return value if dtype is None else jnp.asarray(value, dtype)
+def _as_array(held: Any) -> Any:
+    """What a program holds, a literal as the array of JAX that it becomes in operations."""
+    return jnp.asarray(held) if isinstance(held, np.ndarray) else held
 
 
 def _wraps_rule(inner: Program | None) -> bool:
@@ -360,8 +337,9 @@ def _wraps_rule(inner: Program | None) -> bool:
 
 
 def _holds_while(equation: Any) -> bool:
+    """Whether an equation is a `while` or has one inside."""
     return equation.primitive.name == "while" or any(
-        _holds_while(inner) for part in program.inner_programs(equation) for inner in part.equations
+        program.contains(inner, ["while"]) for inner in program.inner_programs(equation)
     )
 
 
@@ -376,28 +354,21 @@ def _open_step(
     """One step of a loop: a node of its own, or opened in turn."""
     if builder.wanted(("step",)):
         return builder.run(body, operands, (*scope, f"step {number}"))
-    builder.closed.setdefault("step")
     return builder._step("step", "call", operands, call, scope, text=f"step {number}")
 
 
 def _compiled(inner: Program) -> Callable[..., list[Any]]:
     """A program as a function that is compiled once for all the steps of a loop."""
-
-    def run(*values: Any) -> list[Any]:
-        return evaluate_program(inner, values)
-
-    compiled: Callable[..., list[Any]] = jax.jit(run)
+    compiled: Callable[..., list[Any]] = jax.jit(lambda *values: program.run(inner, values))
     return compiled
 
 
 def _open_scan(
     builder: Builder, equation: Any, operands: list[int], scope: tuple[str, ...]
 ) -> list[int]:
+    """The steps of a `scan` one by one, its slices picked before and stacked after them."""
     parts = program.scan_parts(equation)
-    first = parts.constants + parts.carries
-    constants, carry, stacked = (
-        operands[: parts.constants], operands[parts.constants : first], operands[first:],
-    )  # fmt: skip
+    constants, carry, stacked = parts.split(operands)
     call = _compiled(parts.body)
     outputs: dict[int, list[int]] = {}
     order = range(parts.length)
@@ -432,11 +403,10 @@ def _stack(builder: Builder, wires: list[int], scope: tuple[str, ...]) -> int:
 def _open_while(
     builder: Builder, equation: Any, operands: list[int], scope: tuple[str, ...]
 ) -> list[int]:
-    condition, condition_constants, body, body_constants = program.while_parts(equation)
-    for_condition = operands[:condition_constants]
-    for_body = operands[condition_constants : condition_constants + body_constants]
-    carry = operands[condition_constants + body_constants :]
-    ahead, call = _compiled(condition), _compiled(body)
+    """The turns of a `while` one by one, as many as it takes at this point."""
+    parts = program.while_parts(equation)
+    for_condition, for_body, carry = parts.split(operands)
+    ahead, call = _compiled(parts.condition), _compiled(parts.body)
     number = 0
     while bool(ahead(*builder._values([*for_condition, *carry]))[0]):
         if number == MAX_STEPS:
@@ -444,7 +414,7 @@ def _open_while(
                 f"a while loop makes more than {MAX_STEPS} steps here: too many to draw; "
                 "JAX has no reverse derivative of it as one node, a scan would have"
             )
-        carry = _open_step(builder, body, call, [*for_body, *carry], scope, number)
+        carry = _open_step(builder, parts.body, call, [*for_body, *carry], scope, number)
         number += 1
     builder.notes.setdefault(f"the while loop makes {number} steps at this point")
     return carry
@@ -470,13 +440,11 @@ OPENED: dict[str, Callable[[Builder, Any, list[int], tuple[str, ...]], list[int]
 
 def openable(inner: Program) -> Iterator[str]:
     """The names of all calls and loops in a program, at any depth, that `expand=` understands."""
-    for equation in inner.equations:
+    for equation in program.nested(inner):
         name = equation.primitive.name
         if program.called_program(equation) is not None and name not in PLAIN_CALLS:
             yield call_label(equation) or name
-        elif name in LOOPS:
+        elif name in program.LOOPS:
             yield name
             if name != "cond":
                 yield "step"
-        for part in program.inner_programs(equation):
-            yield from openable(part)

@@ -10,7 +10,7 @@ one call of a function share the frames outside of it.
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -50,26 +50,20 @@ def finder(
 
 def functions(inner: program.Program) -> set[str]:
     """The names of all functions that made operations of a program, at any depth."""
-    names = set()
-    for equation in inner.equations:
-        names |= {name.rsplit(".", 1)[-1] for _, _, name in program.call_stack(equation)}
-        for part in program.inner_programs(equation):
-            names |= functions(part)
-    return names
+    return {name for _, name in _frames(inner)}
 
 
 def library_functions(inner: program.Program) -> set[str]:
     """The names of the functions of `jax.nn` that made operations of a program."""
     library = _library()
-    names = set()
-    for equation in inner.equations:
+    return {name for file, name in _frames(inner) if library.get(name) == file}
+
+
+def _frames(inner: program.Program) -> Iterator[tuple[str, str]]:
+    """File and function of every Python frame that made operations of a program."""
+    for equation in program.nested(inner):
         for file, _, qualified in program.call_stack(equation):
-            name = qualified.rsplit(".", 1)[-1]
-            if library.get(name) == file:
-                names.add(name)
-        for part in program.inner_programs(equation):
-            names |= library_functions(part)
-    return names
+            yield file, qualified.rsplit(".", 1)[-1]
 
 
 @functools.cache

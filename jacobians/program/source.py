@@ -17,7 +17,7 @@ from jacobians.program.view import (
     TRANSPARENT,
     Equation,
     Program,
-    inner_programs,
+    nested,
     view,
 )
 
@@ -153,9 +153,8 @@ OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.se
 def has_foreign_rule(inner: Program) -> bool:
     """Whether a custom derivative rule that is not JAX's own occurs anywhere inside a program."""
     return any(
-        (equation.primitive.name in CUSTOM_RULES and not is_rule_of_jax(equation))
-        or any(has_foreign_rule(p) for p in inner_programs(equation))
-        for equation in inner.equations
+        equation.primitive.name in CUSTOM_RULES and not is_rule_of_jax(equation)
+        for equation in nested(inner)
     )
 
 

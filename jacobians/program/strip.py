@@ -14,10 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jacobians import program
-from jacobians.program.view import Program
+from jacobians.program.view import Equation, Program
 
-# operations with programs inside that `run` rebuilds
-ENTERED = ("scan", "while", "cond")
 # operations that stand for the program inside them with something else said about it
 REPLACED = frozenset(program.CUSTOM_RULES | {"custom_vmap_call"})
 
@@ -52,20 +50,17 @@ def strip_custom_rules(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def has_custom_rules(inner: Program) -> bool:
     """Whether a custom rule is called anywhere inside a program."""
-    return program.contains(inner, frozenset(program.CUSTOM_RULES))
+    return program.contains(inner, program.CUSTOM_RULES)
 
 
 def kept_rules(inner: Program) -> tuple[str, ...]:
     """Operations with a custom rule inside that stripping cannot enter, by name."""
     found: dict[str, None] = {}
-    for equation in inner.equations:
+    for equation in program.nested(inner):
         name = str(equation.primitive.name)
-        programs = program.inner_programs(equation)
-        enters = name in ENTERED or program.called_program(equation) is not None
-        if not enters and any(map(has_custom_rules, programs)):
+        enters = name in program.LOOPS or program.called_program(equation) is not None
+        if not enters and any(map(has_custom_rules, program.inner_programs(equation))):
             found.setdefault(name)
-        for one in programs:
-            found.update(dict.fromkeys(kept_rules(one)))
     return tuple(found)
 
 
@@ -84,83 +79,39 @@ def run(inner: Program, values: Sequence[Any], after: After | None = None) -> li
     Returns:
         One value per output.
     """
-    environment: dict[Any, Any] = dict(zip(inner.inputs, values, strict=True))
-    environment.update(inner.constants)
-
-    def read(atom: Any) -> Any:
-        return program.literal_value(atom) if program.is_literal(atom) else environment[atom]
-
-    for equation in inner.equations:
-        results = _evaluate(equation, [read(atom) for atom in equation.invars], after)
-        environment.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in inner.outputs]
+    return program.run(inner, values, lambda equation, given: _evaluate(equation, given, after))
 
 
-def _evaluate(equation: Any, values: list[Any], after: After | None) -> list[Any]:
+def _evaluate(equation: Equation, values: list[Any], after: After | None) -> list[Any]:
+    """The results of an equation, entered where it is or holds what is to be replaced."""
     own_rule = equation.primitive.name in REPLACED
     inside = program.inner_programs(equation)
-    entered = inside if after else [p for p in inside if program.contains(p, REPLACED)]
-    if not own_rule and not entered:
-        results = program.evaluate(equation, values)
-        return after(results) if after else results
-    called = program.called_program(equation)
-    if called is not None:
-        return run(called, values, after)
-    name = equation.primitive.name
-    if name == "scan":
-        return _scan(program.scan_parts(equation), values, after)
-    if name == "while":
-        return _while(equation, values, after)
-    if name == "cond":
-        choices = [_as_branch(p, after) for p in program.branches(equation)]
-        return list(jax.lax.switch(values[0], choices, *values[1:]))
-    # a rule inside an operation that cannot be rebuilt from outside keeps its rule: `kept_rules`
+    if own_rule or (inside if after else any(program.contains(p, REPLACED) for p in inside)):
+        if after and equation.primitive.name == "while":
+            return _as_many_turns(equation, values, after)
+        entered = program.enter(equation, values, lambda p, given: run(p, given, after))
+        # an operation that cannot be rebuilt from outside keeps the rules in it: `kept_rules`
+        if entered is not None:
+            return entered
     results = program.evaluate(equation, values)
     return after(results) if after else results
 
 
-def _as_branch(inner: Program, after: After | None) -> Callable[..., Any]:
-    return lambda *values: run(inner, values, after)
+def _as_many_turns(equation: Equation, values: list[Any], after: After) -> list[Any]:
+    """A `while` with `after` in its body that takes as many turns as it does without.
 
-
-def _scan(parts: program.ScanParts, values: list[Any], after: After | None) -> list[Any]:
-    constants = values[: parts.constants]
-    first_slice = parts.constants + parts.carries
-
-    def body(carry: Any, slices: Any) -> Any:
-        results = run(parts.body, [*constants, *carry, *slices], after)
-        return results[: parts.carries], results[parts.carries :]
-
-    carry, stacked = jax.lax.scan(
-        body,
-        values[parts.constants : first_slice],
-        values[first_slice:],
-        length=parts.length,
-        reverse=parts.reverse,
-    )
-    return [*carry, *stacked]
-
-
-def _while(equation: Any, values: list[Any], after: After | None) -> list[Any]:
-    condition, condition_constants, body, body_constants = program.while_parts(equation)
-    for_condition = values[:condition_constants]
-    for_body = values[condition_constants : condition_constants + body_constants]
-    carry = values[condition_constants + body_constants :]
-
-    def asks(state: Any) -> Any:
-        return run(condition, [*for_condition, *state])[0]
-
-    def turn(state: Any, after: After | None = None) -> list[Any]:
-        return run(body, [*for_body, *state], after)
-
-    if after is None:
-        return list(jax.lax.while_loop(asks, turn, carry))
-    # a loop until something is exact, such as an adaptive step, might never end with rounding of
-    # one's own: it takes as many turns as it does without
+    A loop until something is exact, such as an adaptive step, might never end with rounding of
+    one's own.
+    """
+    parts = program.while_parts(equation)
+    for_condition, for_body, start = parts.split(values)
     return list(
         jax.lax.while_loop(
-            lambda both: asks(both[0]),
-            lambda both: (turn(both[0]), turn(both[1], after)),
-            (carry, carry),
+            lambda both: run(parts.condition, [*for_condition, *both[0]])[0],
+            lambda both: (
+                run(parts.body, [*for_body, *both[0]]),
+                run(parts.body, [*for_body, *both[1]], after),
+            ),
+            (start, start),
         )[1]
     )

@@ -10,10 +10,11 @@ forms read the same from outside.
     ['sin', 'mul']
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from jax.extend import core as jax_core
 
 Equation = Any
 Variable = Any
+Value = TypeVar("Value")
 
 # calls that only wrap a program: parameter that holds it
 TRANSPARENT = {
@@ -44,6 +46,9 @@ TRANSPARENT = {
 PLAIN_CALLS = {"jit", "pjit", "closed_call", "core_call", "call"}
 
 CUSTOM_RULES = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+
+# operations that run programs inside them as often as their operands say
+LOOPS = ("scan", "while", "cond")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,41 @@ class ScanParts:
     carries: int
     length: int
     reverse: bool
+
+    def split(self, operands: Sequence[Value]) -> tuple[list[Value], list[Value], list[Value]]:
+        """What there is for each operand: of the constants, of the carry, of the slices."""
+        first_slice = self.constants + self.carries
+        return (
+            list(operands[: self.constants]),
+            list(operands[self.constants : first_slice]),
+            list(operands[first_slice:]),
+        )
+
+
+@dataclass(frozen=True)
+class WhileParts:
+    """How a `while` equation splits its operands.
+
+    Attributes:
+        condition: the program that says whether to go on: its constants, carry → a boolean.
+        condition_constants: number of operands that only the condition sees.
+        body: the program of one turn: its constants, carry → carry.
+        body_constants: number of operands that only the body sees.
+    """
+
+    condition: Program
+    condition_constants: int
+    body: Program
+    body_constants: int
+
+    def split(self, operands: Sequence[Value]) -> tuple[list[Value], list[Value], list[Value]]:
+        """What there is for each operand: of the condition's, the body's, and of the carry."""
+        first_carry = self.condition_constants + self.body_constants
+        return (
+            list(operands[: self.condition_constants]),
+            list(operands[self.condition_constants : first_carry]),
+            list(operands[first_carry:]),
+        )
 
 
 def trace(f: Callable[..., Any], shapes: Sequence[Any]) -> Program:
@@ -181,10 +221,10 @@ def scan_parts(equation: Equation) -> ScanParts:
     return ScanParts(view(params["jaxpr"]), constants, carry, params["length"], params["reverse"])
 
 
-def while_parts(equation: Equation) -> tuple[Program, int, Program, int]:
-    """Condition program and its number of constants, body program and its number of constants."""
+def while_parts(equation: Equation) -> WhileParts:
+    """The parts of a `while` equation."""
     params = equation.params
-    return (
+    return WhileParts(
         view(params["cond_jaxpr"]),
         params["cond_nconsts"],
         view(params["body_jaxpr"]),
@@ -215,6 +255,21 @@ def inner_programs(equation: Equation) -> tuple[Program, ...]:
             if is_program(item):
                 found.append(view(item))
     return tuple(found)
+
+
+def nested(inner: Program) -> Iterator[Equation]:
+    """The equations of a program, each followed by those of the programs inside it."""
+    for equation in inner.equations:
+        yield equation
+        for program in inner_programs(equation):
+            yield from nested(program)
+
+
+def nested_programs(inner: Program) -> Iterator[Program]:
+    """A program and every program inside it, at any depth."""
+    yield inner
+    for equation in nested(inner):
+        yield from inner_programs(equation)
 
 
 def linear_solve_parts(equation: Equation) -> tuple[Program, int, int]:
@@ -263,24 +318,16 @@ def operations_written(inner: Program) -> int:
 
 def rounds(inner: Program) -> bool:
     """Whether anything inside a program is a floating-point or complex number."""
-    return any(
-        any(_is_inexact(dtype_of(atom)) for atom in (*equation.invars, *equation.outvars))
-        or any(rounds(p) for p in inner_programs(equation))
-        for equation in inner.equations
-    ) or any(_is_inexact(dtype_of(v)) for v in inner.inputs)
-
-
-def _is_inexact(dtype: Any) -> bool:
-    return dtype is not None and bool(jax.numpy.issubdtype(dtype, np.inexact))
-
-
-def contains(inner: Program, names: frozenset[str]) -> bool:
-    """Whether an operation of one of these names occurs anywhere inside a program."""
-    return any(
-        equation.primitive.name in names
-        or any(contains(p, names) for p in inner_programs(equation))
-        for equation in inner.equations
+    atoms = itertools.chain(
+        (atom for e in nested(inner) for atom in (*e.invars, *e.outvars)),
+        (variable for program in nested_programs(inner) for variable in program.inputs),
     )
+    return any(is_inexact(dtype_of(atom)) for atom in atoms)
+
+
+def contains(inner: Program, names: Collection[str]) -> bool:
+    """Whether an operation of one of these names occurs anywhere inside a program."""
+    return any(equation.primitive.name in names for equation in nested(inner))
 
 
 def is_reference(atom: Any) -> bool:

@@ -55,18 +55,12 @@ def run_wide(inner: Program, values: Sequence[Any]) -> list[Any]:
     Raises:
         TiedToPrecisionError: an operation is tied to its precision; the message names it.
     """
-    environment: dict[Any, Any] = dict(zip(inner.inputs, map(widest, values), strict=True))
-    environment.update((v, widest(x)) for v, x in inner.constants)
-
-    def read(atom: Any) -> Any:
-        if program.is_literal(atom):
-            return widest(program.literal_value(atom))
-        return environment[atom]
-
-    for equation in inner.equations:
-        results = _evaluate(equation, [read(atom) for atom in equation.invars])
-        environment.update(zip(equation.outvars, map(widest, results), strict=True))
-    return [read(atom) for atom in inner.outputs]
+    return program.run(
+        inner,
+        [widest(value) for value in values],
+        lambda equation, given: [widest(result) for result in _evaluate(equation, given)],
+        held=widest,
+    )
 
 
 def wide_rule(
@@ -144,11 +138,12 @@ def derivative_program(
 
 def coarsest(inner: Program) -> float:
     """The largest unit roundoff among the real floats of a program."""
-    variables = [*inner.inputs, *(v for equation in inner.equations for v in equation.outvars)]
+    variables = [
+        *(variable for one in program.nested_programs(inner) for variable in one.inputs),
+        *(variable for equation in program.nested(inner) for variable in equation.outvars),
+    ]
     dtypes = {program.dtype_of(v) for v in variables}
-    worst = max((float(jnp.finfo(d).eps) for d in dtypes if _is_float(d)), default=0.0)
-    inside = [coarsest(p) for e in inner.equations for p in program.inner_programs(e)]
-    return max([worst, *inside])
+    return max((float(jnp.finfo(d).eps) for d in dtypes if _is_float(d)), default=0.0)
 
 
 def _zeros(equation: Equation, positions: Sequence[int]) -> list[Any]:
@@ -164,17 +159,11 @@ def widest(value: Any) -> Any:
 
 
 def _evaluate(equation: Equation, values: list[Any]) -> list[Any]:
+    """The results of an equation whose operands' floats are in float64."""
+    entered = program.enter(equation, values, run_wide)
+    if entered is not None:
+        return entered
     name = equation.primitive.name
-    called = program.called_program(equation)
-    if called is not None:
-        return run_wide(called, values)
-    if name == "scan":
-        return _scan(program.scan_parts(equation), values)
-    if name == "while":
-        return _while(equation, values)
-    if name == "cond":
-        choices = [_as_branch(p) for p in program.branches(equation)]
-        return list(jax.lax.switch(values[0], choices, *values[1:]))
     if name == "reduce_precision":
         return values
     params = program.parameters(equation)
@@ -194,35 +183,3 @@ def _is_float(dtype: Any) -> bool:
 
 def _is_float_type(value: Any) -> bool:
     return isinstance(value, (np.dtype, type)) and _is_float(value)
-
-
-def _as_branch(inner: Program) -> Callable[..., Any]:
-    return lambda *values: run_wide(inner, values)
-
-
-def _scan(parts: program.ScanParts, values: list[Any]) -> list[Any]:
-    constants = values[: parts.constants]
-    first_slice = parts.constants + parts.carries
-
-    def body(carry: Any, slices: Any) -> Any:
-        results = run_wide(parts.body, [*constants, *carry, *slices])
-        return results[: parts.carries], results[parts.carries :]
-
-    carry, stacked = jax.lax.scan(
-        body, values[parts.constants : first_slice], values[first_slice:],
-        length=parts.length, reverse=parts.reverse,
-    )  # fmt: skip
-    return [*carry, *stacked]
-
-
-def _while(equation: Equation, values: list[Any]) -> list[Any]:
-    condition, condition_count, body, body_count = program.while_parts(equation)
-    for_condition = values[:condition_count]
-    for_body = values[condition_count : condition_count + body_count]
-    return list(
-        jax.lax.while_loop(
-            lambda state: run_wide(condition, [*for_condition, *state])[0],
-            lambda state: run_wide(body, [*for_body, *state]),
-            values[condition_count + body_count :],
-        )
-    )

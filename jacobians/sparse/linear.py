@@ -91,7 +91,7 @@ class Plain:
             everything = list(leaves)
             for k, value in zip(self.selected, values, strict=True):
                 everything[k] = value
-            made = run(self.program, constants, everything)
+            made = run(self.program, everything, constants=constants)
             return tuple(made[: self.results]), tuple(made[self.results :])
 
         return of_selected, [leaves[k] for k in self.selected]

@@ -73,20 +73,8 @@ def is_linear(inner: Program, directions: Iterable[int]) -> bool:
 
 
 def _outputs(inner: Program, marks: Sequence[str]) -> list[str]:
-    """The marks of a program's outputs, from those of its inputs."""
-    environment: dict[Any, str] = dict(zip(inner.inputs, marks, strict=True))
-    for variable, value in inner.constants:
-        environment[variable] = _of_array(value)
-
-    def read(atom: Any) -> str:
-        if program.is_literal(atom):
-            return _of_array(program.literal_value(atom))
-        return environment[atom]
-
-    for equation in inner.equations:
-        results = _equation(equation, [read(atom) for atom in equation.invars])
-        environment.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in inner.outputs]
+    """The marks of a program's outputs for those of its inputs."""
+    return program.run(inner, marks, _equation, held=_of_array)
 
 
 def _of_array(value: Any) -> str:
@@ -112,7 +100,7 @@ def _equation(equation: Any, marks: list[str]) -> list[str]:
     if name == "scan":
         return _scan(program.scan_parts(equation), marks)
     if name == "while":
-        return _while(equation, marks)
+        return _while(program.while_parts(equation), marks)
     if name == "cond":
         _require(marks[0] != MOVING)
         made = [_outputs(choice, marks[1:]) for choice in program.branches(equation)]
@@ -167,29 +155,24 @@ def _joined(marks: Sequence[str]) -> str:
 
 
 def _scan(parts: program.ScanParts, marks: list[str]) -> list[str]:
-    constants = marks[: parts.constants]
-    first = parts.constants + parts.carries
-    carry, made = _closed(
-        parts.body, constants, marks[parts.constants : first], marks[first:], parts.carries
-    )
+    carry, made = _closed(parts.body, *parts.split(marks))
     return [*carry, *made[parts.carries :]]
 
 
-def _while(equation: Any, marks: list[str]) -> list[str]:
-    condition, of_condition, body, of_body = program.while_parts(equation)
-    outer, inner = marks[:of_condition], marks[of_condition : of_condition + of_body]
-    carry, _ = _closed(body, inner, marks[of_condition + of_body :], [], None)
-    _require(_outputs(condition, [*outer, *carry])[0] != MOVING)
+def _while(parts: program.WhileParts, marks: list[str]) -> list[str]:
+    for_condition, for_body, start = parts.split(marks)
+    carry, _ = _closed(parts.body, for_body, start, [])
+    _require(_outputs(parts.condition, [*for_condition, *carry])[0] != MOVING)
     return carry
 
 
 def _closed(
-    body: Program, constants: list[str], carry: list[str], slices: list[str], carries: int | None
+    body: Program, constants: list[str], carry: list[str], slices: list[str]
 ) -> tuple[list[str], list[str]]:
     """The marks of a loop's carry that stay the same from step to step."""
     while True:
         made = _outputs(body, [*constants, *carry, *slices])
-        new = [_joined(pair) for pair in zip(carry, made[:carries], strict=True)]
+        new = [_joined(pair) for pair in zip(carry, made[: len(carry)], strict=True)]
         if new == carry:
             return carry, made
         carry = new

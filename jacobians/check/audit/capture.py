@@ -13,7 +13,7 @@ evaluated in float64 equation by equation.
     ...     print(site.definition.name, site.seen)
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,19 +144,11 @@ def _applied(traced: Program, sites: Sequence[Site]) -> tuple[Definition, ...]:
         return ()
     known = {place for site in sites for place in program.rule_places(site.equation)}
     found: dict[Definition, None] = {}
-    for equation in _all_equations(traced):
+    for equation in program.nested(traced):
         rule = program.applied_rule(equation)
         if rule is not None and not program.of_jax(rule) and (rule.file, rule.line) not in known:
             found.setdefault(rule)
     return tuple(found)
-
-
-def _all_equations(inner: Program) -> Iterator[Equation]:
-    """The equations of a program and of every program inside it."""
-    for equation in inner.equations:
-        yield equation
-        for sub in program.inner_programs(equation):
-            yield from _all_equations(sub)
 
 
 def _traced_wide(
@@ -202,23 +194,23 @@ class _Walker:
         where: str,
     ) -> list[Any]:
         """Evaluates a program at values, with roles of the inputs and uses of the outputs."""
-        environment: dict[Any, Any] = dict(zip(inner.inputs, given, strict=True))
-        environment.update(inner.constants)
         roles = self.flow.roles(inner, roles_given)
         uses = self.flow.uses(inner, uses_given)
         partners = self._partners(inner, wide)
-        for number, equation in enumerate(inner.equations):
-            values = [program.read(atom, environment) for atom in equation.invars]
-            if self._holds_rules(equation):
-                kinds = (
-                    [self.flow.role(atom, roles) for atom in equation.invars],
-                    [uses.get(v, UNUSED) for v in equation.outvars],
-                )
-                results = self._enter(equation, partners.get(number), values, *kinds, where)
-            else:
-                results = program.evaluate(equation, values)
-            environment.update(zip(equation.outvars, results, strict=True))
-        return [program.read(atom, environment) for atom in inner.outputs]
+
+        def apply(equation: Equation, values: list[Any]) -> list[Any]:
+            if not self._holds_rules(equation):
+                return program.evaluate(equation, values)
+            return self._enter(
+                equation,
+                partners.get(id(equation)),
+                values,
+                [self.flow.role(atom, roles) for atom in equation.invars],
+                [uses.get(v, UNUSED) for v in equation.outvars],
+                where,
+            )
+
+        return program.run(inner, given, apply)
 
     def _holds_rules(self, equation: Equation) -> bool:
         found = self.known.get(id(equation))
@@ -230,16 +222,14 @@ class _Walker:
         return found[1]
 
     def _partners(self, inner: Program, wide: Program | None) -> dict[int, Equation]:
-        """For the number of each equation with rules the one of the float64 program."""
+        """For the id of each equation with rules the one of the float64 program."""
         if wide is None:
             return {}
-        mine = [k for k, e in enumerate(inner.equations) if self._holds_rules(e)]
+        mine = [e for e in inner.equations if self._holds_rules(e)]
         theirs = [e for e in wide.equations if self._holds_rules(e)]
-        if len(mine) != len(theirs):
+        if len(mine) != len(theirs) or not all(map(_alike, mine, theirs)):
             return {}
-        pairs = dict(zip(mine, theirs, strict=True))
-        alike = all(_alike(inner.equations[k], e) for k, e in pairs.items())
-        return pairs if alike else {}
+        return {id(one): other for one, other in zip(mine, theirs, strict=True)}
 
     def _enter(
         self,
@@ -326,9 +316,7 @@ class _Walker:
         partner = None if wide is None else program.scan_parts(wide).body
         roles_inside = self.flow.scan_roles(equation, roles)[0]
         uses_inside = self.flow.scan_uses(equation, uses)[0]
-        first_slice = parts.constants + parts.carries
-        constants, carry = values[: parts.constants], values[parts.constants : first_slice]
-        slices = values[first_slice:]
+        constants, carry, slices = parts.split(values)
         looked = _spread(parts.length, MAX_STEPS)
         advance = jax.jit(lambda *values: run(parts.body, values))
         for step in range(max(looked, default=-1) + 1):
@@ -356,48 +344,33 @@ class _Walker:
         uses: list[int],
         where: str,
     ) -> list[Any]:
-        condition, condition_count, body, body_count = program.while_parts(equation)
-        partner = None if wide is None else program.while_parts(wide)[2]
+        parts = program.while_parts(equation)
+        partner = None if wide is None else program.while_parts(wide).body
         roles_inside = self.flow.while_roles(equation, roles)[0]
         uses_inside = self.flow.while_uses(equation, uses)[0]
-        for_condition = values[:condition_count]
-        for_body = values[condition_count : condition_count + body_count]
-        carry = values[condition_count + body_count :]
-        go_on = jax.jit(lambda state: run(condition, [*for_condition, *state])[0])
+        for_condition, for_body, carry = parts.split(values)
+        go_on = jax.jit(lambda state: run(parts.condition, [*for_condition, *state])[0])
         steps = 0
         while steps < MAX_STEPS and bool(go_on(carry)):
             inside = _joined(where, f"iteration {steps} of while")
-            carry = self.walk(body, partner, [*for_body, *carry], roles_inside, uses_inside, inside)
+            given = [*for_body, *carry]
+            carry = self.walk(parts.body, partner, given, roles_inside, uses_inside, inside)
             steps += 1
         if bool(go_on(carry)):
-            self._sampled(body)
+            self._sampled(parts.body)
             self.notes.append(f"of a while loop the first {MAX_STEPS} iterations were looked at")
             carry = program.evaluate(equation, values)
         return carry
 
     def _sampled(self, body: Program) -> None:
         """Notes that the rules in a loop were called more often than was looked."""
-        inside = set(_rule_ids(body))
+        inside = {id(e) for e in program.nested(body) if program.is_custom_rule(e)}
         for key, site in self.sites.items():
             site.unseen = site.unseen or key in inside
 
 
 def _differentiates(inner: Program) -> bool:
-    return any(
-        program.is_derivative(equation)
-        or any(_differentiates(sub) for sub in program.inner_programs(equation))
-        for equation in inner.equations
-    )
-
-
-def _rule_ids(inner: Program) -> list[int]:
-    found = []
-    for equation in inner.equations:
-        if program.is_custom_rule(equation):
-            found.append(id(equation))
-        for sub in program.inner_programs(equation):
-            found += _rule_ids(sub)
-    return found
+    return any(map(program.is_derivative, program.nested(inner)))
 
 
 def _alike(one: Equation, other: Equation) -> bool:

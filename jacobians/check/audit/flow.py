@@ -94,60 +94,63 @@ class Flow:
     ) -> tuple[list[int], list[int]]:
         """The roles of the inputs of a scan's body, whichever step it is, and of its results."""
         parts = program.scan_parts(equation)
-        count = parts.constants + parts.carries
-        given = list(operands)
+        constants, carry, slices = parts.split(operands)
         while True:
+            given = [*constants, *carry, *slices]
             results = self._forward(parts.body, given, by_value)[1]
-            joined = [a | b for a, b in zip(given[parts.constants :], results, strict=False)]
-            joined = joined[: parts.carries]
-            if joined == given[parts.constants : count]:
+            joined = [a | b for a, b in zip(carry, results, strict=False)]
+            if joined == carry:
                 return given, [*joined, *results[parts.carries :]]
-            given[parts.constants : count] = joined
+            carry = joined
 
     def while_roles(
         self, equation: Equation, operands: Sequence[int], by_value: bool = False
     ) -> tuple[list[int], list[int]]:
         """The roles of the inputs of a loop's body, whichever turn it is, and of its results."""
-        _, condition_count, body, body_count = program.while_parts(equation)
-        given = list(operands[condition_count:])
+        parts = program.while_parts(equation)
+        for_condition, for_body, carry = parts.split(operands)
         while True:
-            results = self._forward(body, given, by_value)[1]
+            given = [*for_body, *carry]
+            results = self._forward(parts.body, given, by_value)[1]
             if by_value:
                 # how many turns it takes is part of the value
-                asked = [*operands[:condition_count], *given[body_count:]]
-                results = [reduce(or_, asked, role) for role in results]
-            joined = [a | b for a, b in zip(given[body_count:], results, strict=True)]
-            if joined == given[body_count:]:
+                results = [reduce(or_, [*for_condition, *carry], role) for role in results]
+            joined = [a | b for a, b in zip(carry, results, strict=True)]
+            if joined == carry:
                 return given, joined
-            given[body_count:] = joined
+            carry = joined
 
     def scan_uses(
         self, equation: Equation, results: Sequence[int], by_value: bool = False
     ) -> tuple[list[int], list[int]]:
         """What becomes of the outputs of a scan's body, and of its operands."""
         parts = program.scan_parts(equation)
-        carries = slice(parts.constants, parts.constants + parts.carries)
-        given = list(results)
+        carry, stacked = list(results[: parts.carries]), results[parts.carries :]
         while True:
-            before = self._backward(parts.body, given, by_value)[1]
-            joined = [max(pair) for pair in zip(given, before[carries], strict=False)]
-            if joined == given[: parts.carries]:
-                return given, [*before[: carries.start], *joined, *before[carries.stop :]]
-            given[: parts.carries] = joined
+            given = [*carry, *stacked]
+            constants, before, slices = parts.split(self._backward(parts.body, given, by_value)[1])
+            joined = [max(pair) for pair in zip(carry, before, strict=True)]
+            if joined == carry:
+                return given, [*constants, *joined, *slices]
+            carry = joined
 
     def while_uses(
         self, equation: Equation, results: Sequence[int], by_value: bool = False
     ) -> tuple[list[int], list[int]]:
         """What becomes of the outputs of a loop's body, and of its operands."""
-        condition, condition_count, body, body_count = program.while_parts(equation)
-        asked = self._backward(condition, [max(results) if by_value else USED], by_value)[1]
-        given = [max(pair) for pair in zip(results, asked[condition_count:], strict=True)]
+        parts = program.while_parts(equation)
+        asking = [max(results) if by_value else USED]
+        asked = self._backward(parts.condition, asking, by_value)[1]
+        for_condition = asked[: parts.condition_constants]
+        after = asked[parts.condition_constants :]
+        carry = [max(pair) for pair in zip(results, after, strict=True)]
         while True:
-            before = self._backward(body, given, by_value)[1]
-            joined = [max(pair) for pair in zip(given, before[body_count:], strict=True)]
-            if joined == given:
-                return given, [*asked[:condition_count], *before[:body_count], *given]
-            given = joined
+            before = self._backward(parts.body, carry, by_value)[1]
+            for_body, after = before[: parts.body_constants], before[parts.body_constants :]
+            joined = [max(pair) for pair in zip(carry, after, strict=True)]
+            if joined == carry:
+                return carry, [*for_condition, *for_body, *carry]
+            carry = joined
 
     def _forward(
         self, inner: Program, given: Sequence[int], by_value: bool = False
@@ -158,11 +161,15 @@ class Flow:
             roles: Roles = {v: self.array if is_float(v) else CONSTANT for v, _ in inner.constants}
             for variable, role in zip(inner.inputs, given, strict=True):
                 roles[variable] = role if by_value or is_float(variable) else CONSTANT
-            for equation in inner.equations:
-                operands = [self.role(atom, roles) for atom in equation.invars]
+
+            def apply(equation: Equation, operands: list[int]) -> list[int]:
                 results = self._after(equation, operands, by_value)
-                for variable, role in zip(equation.outvars, results, strict=True):
-                    roles[variable] = role if by_value or is_float(variable) else CONSTANT
+                return [
+                    role if by_value or is_float(variable) else CONSTANT
+                    for variable, role in zip(equation.outvars, results, strict=True)
+                ]
+
+            program.run_equations(inner.equations, roles, apply, held=lambda array: CONSTANT)
             found = roles, [self.role(atom, roles) for atom in inner.outputs]
             if key is None:
                 return found

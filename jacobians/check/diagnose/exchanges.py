@@ -20,69 +20,89 @@ def _replacements(
     equation: Any,
     name: str,
     j: int,
-    value: Any,
     own: Candidate | None,
     candidates: list[Candidate],
     fixed: list[Any],
 ) -> tuple[list[Option], list[Any]]:
-    """Values that may stand in an operand's place when it is differentiated."""
-    options: list[Option] = []
-    values: list[Any] = []
+    """Values that may stand in operand j's place when an operation is differentiated."""
+    value = fixed[j]
     what = own.name if own is not None else "its operand"
-    mask = name in MASKS
-    kind = "mask-source" if mask else "stale-residual"
-
-    def add(kind: str, text: str, v: Any) -> None:
-        options.append(Option(kind, text))
-        values.append(jnp.asarray(v).astype(program.value_dtype(value)))
-
-    if not _is_float(value):
-        if jnp.result_type(value) == jnp.bool_:
-            add("mask-inverted", "the mask of {place} is inverted", ~value)
-            for c in _fitting(value, own, candidates, jnp.bool_):
-                add(kind, f"the mask of {{place}} is {c.name} instead of {what}", c.value)
-            for c in _fitting(value, own, candidates, None)[:MAX_VALUES]:
-                sign = f"the mask of {{place}} is taken from the sign of {c.name}"
-                add(kind, sign, c.value > 0)
-        return options, values
-    words = (
-        f"the mask of {{place}} is taken from {{c}} instead of {what}"
-        if mask
-        else f"{{c}} is used in the derivative of {{place}} where {what} belongs: look at which "
-        "value fwd saves"
+    found: list[tuple[str, str, Any]] = []
+    if _is_float(value):
+        words = (
+            f"the mask of {{place}} is taken from {{c}} instead of {what}"
+            if name in MASKS
+            else f"{{c}} is used in the derivative of {{place}} where {what} belongs: look at "
+            "which value fwd saves"
+        )
+        kind = "mask-source" if name in MASKS else "stale-residual"
+        for c in _fitting(value, own, candidates, None)[:MAX_VALUES]:
+            found.append((kind, words.replace("{c}", c.name), c.value))
+            if name == "custom_linear_solve":
+                solved = _solution_as(equation, fixed, j, c.value)
+                text = f"{c.name} is used in the derivative of {{place}} where its solution belongs"
+                if solved is not None:
+                    found.append(("stale-residual", text, solved))
+        found += _turned(name, what, value) + _as_factor(name, j, what, value)
+    elif jnp.result_type(value) == jnp.bool_:
+        kind = "mask-source" if name in MASKS else "stale-residual"
+        found.append(("mask-inverted", "the mask of {place} is inverted", ~value))
+        for c in _fitting(value, own, candidates, jnp.bool_):
+            found.append((kind, f"the mask of {{place}} is {c.name} instead of {what}", c.value))
+        for c in _fitting(value, own, candidates, None)[:MAX_VALUES]:
+            sign = f"the mask of {{place}} is taken from the sign of {c.name}"
+            found.append((kind, sign, c.value > 0))
+    dtype = program.value_dtype(value)
+    return (
+        [Option(kind, text) for kind, text, _ in found],
+        [jnp.asarray(other).astype(dtype) for _, _, other in found],
     )
-    for c in _fitting(value, own, candidates, None)[:MAX_VALUES]:
-        add(kind, words.replace("{c}", c.name), c.value)
-        if name == "custom_linear_solve":
-            solved = _solution_as(equation, fixed, j, c.value)
-            if solved is not None:
-                add("stale-residual",
-                    f"{c.name} is used in the derivative of {{place}} where its solution belongs",
-                    solved)  # fmt: skip
-    shape = np.shape(value)
-    if 2 <= len(shape) <= 4:
-        for axes in itertools.permutations(range(len(shape))):
-            if axes != tuple(range(len(shape))) and tuple(shape[a] for a in axes) == shape:
-                add("transposed", f"{what} is transposed in the derivative of {{place}}",
-                    jnp.transpose(value, axes))  # fmt: skip
+
+
+def _turned(name: str, what: str, value: Any) -> list[tuple[str, str, Any]]:
+    """An operand transposed, or reversed along an axis or two: kind, words and value."""
+    text = f"{what} is transposed in the derivative of {{place}}"
+    found = [("transposed", text, turned) for turned in _transposed(value)]
     if name in ("conv_general_dilated", "dot_general"):
-        long = [a for a, n in enumerate(shape) if n > 1]
+        long = [a for a, n in enumerate(np.shape(value)) if n > 1]
         for count in (1, 2):
             for chosen in itertools.combinations(long, count):
-                add("flipped", f"{what} is reversed along axis {listed_axes(chosen)} in the "
-                    "derivative of {place}", jnp.flip(value, chosen))  # fmt: skip
-    if name in ("mul", "div"):
-        doing = "multiply by" if name == "mul" else "divide by"
-        if not (name == "div" and j == 0):
-            add("factor", f"the factor {what} is missing in the derivative of {{place}}: {doing} it"
-                if name == "mul" else f"the division by {what} is missing in {{place}}",
-                jnp.ones_like(value))  # fmt: skip
-            once = "multiplied" if name == "mul" else "divided"
-            add("factor", f"it is {once} by {what} once too often in {{place}}", value * value)
-            if name == "mul":
-                add("factor", f"it is divided by {what} instead of multiplied, in {{place}}",
-                    1 / value)  # fmt: skip
-    return options, values
+                along = f"{what} is reversed along axis {listed_axes(chosen)}"
+                text = f"{along} in the derivative of {{place}}"
+                found.append(("flipped", text, jnp.flip(value, chosen)))
+    return found
+
+
+def _transposed(value: Any) -> list[Any]:
+    """An array with its axes in every other order that gives the same shape."""
+    shape = np.shape(value)
+    if not 2 <= len(shape) <= 4:
+        return []
+    own = tuple(range(len(shape)))
+    return [
+        jnp.transpose(value, axes)
+        for axes in itertools.permutations(own)
+        if axes != own and tuple(shape[a] for a in axes) == shape
+    ]
+
+
+def _as_factor(name: str, j: int, what: str, value: Any) -> list[tuple[str, str, Any]]:
+    """A factor or divisor left out, taken twice or inverted: kind, words and value."""
+    if name == "mul":
+        left_out = f"the factor {what} is missing in the derivative of {{place}}: multiply by it"
+        return [
+            ("factor", left_out, jnp.ones_like(value)),
+            ("factor", f"it is multiplied by {what} once too often in {{place}}", value * value),
+            ("factor", f"it is divided by {what} instead of multiplied, in {{place}}", 1 / value),
+        ]
+    if name != "div":
+        return []
+    left_out = f"the division by {what} is missing in {{place}}"
+    twice = f"it is divided by {what} once too often in {{place}}"
+    return [
+        *([("factor", left_out, jnp.ones_like(value))] if j else []),
+        ("factor", twice, value * value),
+    ]
 
 
 def _factors(inner: Program) -> set[Any]:
@@ -109,12 +129,9 @@ def _stand_ins(
         text = f"{c.name} is used where {what} belongs: look at which value fwd saves"
         options.append(Option("stale-residual", text))
         values.append(jnp.asarray(c.value).astype(value.dtype))
-    shape = np.shape(value)
-    if 2 <= len(shape) <= 4:
-        for axes in itertools.permutations(range(len(shape))):
-            if axes != tuple(range(len(shape))) and tuple(shape[a] for a in axes) == shape:
-                options.append(Option("transposed", f"{what} is transposed where it is used"))
-                values.append(jnp.transpose(value, axes))
+    for turned in _transposed(value):
+        options.append(Option("transposed", f"{what} is transposed where it is used"))
+        values.append(turned)
     return options, values
 
 

@@ -76,7 +76,8 @@ class Programs:
         inner = program.trace(lambda *v: [flat(*v)[k] for k in keep], self.values)
         size = sum(v.size for v in self.values) + sum(call.outputs[k].size for k in keep)
         names = [call.inputs[k].name for k in call.selected]
-        self.edited = Edited(inner, names, size <= MAX_SIZE, budget=self.budget)
+        small = size <= MAX_SIZE
+        self.edited = Edited(inner=inner, names=names, small=small, budget=self.budget)
         self.edited.survey(self.values)
         self.outputs = [prod(call.outputs[k].shape) for k in keep]
 

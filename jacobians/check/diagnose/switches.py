@@ -1,7 +1,8 @@
 """What can be changed in a program: its operations' operands, each with the ways to change it.
 
 An `Edge` is an operand of an equation; an `Option` is another derivative along it. A `Candidate`
-is a setting of such switches with the words that say what mistake it is.
+is a value that may stand in another's place. A `Switchboard` keeps those of one program, and
+`Switches` says how they stand in one run of it.
 """
 
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jacobians.check.diagnose.budget import Budget
 from jacobians.check.diagnose.words import Place
 
 
@@ -70,6 +72,53 @@ class Candidate:
 
     name: str
     value: Any
+
+
+@dataclass(eq=False, kw_only=True)
+class Switchboard:
+    """The switches of a program, found as it is first run.
+
+    Attributes:
+        small: whether values are small enough to keep others to exchange them for.
+        budget: the time that runs may take, looked at after every operation.
+        edges: the edges.
+        choices: the choices.
+        recorded: the values that the program computes outside loops.
+        edge_numbers: the number of each edge, by where it is.
+        choice_numbers: the number of each choice, by where it is.
+        taken: the branch taken by each `cond` outside loops, by where it is.
+    """
+
+    small: bool = True
+    budget: Budget = field(default_factory=Budget)
+    edges: list[Edge] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    recorded: list[Candidate] = field(default_factory=list)
+    edge_numbers: dict[Any, int] = field(default_factory=dict)
+    choice_numbers: dict[Any, int] = field(default_factory=dict)
+    taken: dict[Any, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Switches:
+    """Positions of all switches.
+
+    Attributes:
+        scales: one number per edge.
+        chosen: one position per choice, or None to leave all as the program is.
+        arrays: arrays to put into choices, by number.
+        recording: whether switches are being found rather than moved.
+    """
+
+    scales: Any = None
+    chosen: Any = None
+    arrays: Any = field(default_factory=dict)
+    recording: bool = False
+
+    @property
+    def paths_only(self) -> bool:
+        """Whether no choice is looked for or moved."""
+        return self.chosen is None and not self.recording
 
 
 @jax.custom_jvp

@@ -361,11 +361,9 @@ def _makes_infinities(node: Node) -> bool:
 
 
 def _has_infinity(inner: program.Program) -> bool:
-    values = [constant for _, constant in inner.constants]
-    for equation in inner.equations:
+    values = [c for one in program.nested_programs(inner) for _, c in one.constants]
+    for equation in program.nested(inner):
         values += [program.literal_value(a) for a in equation.invars if program.is_literal(a)]
-        if any(_has_infinity(p) for p in program.inner_programs(equation)):
-            return True
     return any(
         not isinstance(v, jax.core.Tracer)
         and jnp.issubdtype(jnp.result_type(v), jnp.inexact)

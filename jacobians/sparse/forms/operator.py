@@ -150,7 +150,7 @@ def products(plain: Plain) -> tuple[Any, Any, Any]:
 
     def values(runtime: Any) -> Any:
         first = len(plain.program.constants)
-        return program.run(plain.program, runtime[:first], runtime[first:])
+        return program.run(plain.program, runtime[first:], constants=runtime[:first])
 
     def push(runtime: Any, tangents: Any) -> Any:
         # the linear program rather than `jax.jvp`: a rule for VJPs alone may stand where nothing
