@@ -189,9 +189,13 @@ def backprop(
     if cotangent is None and any(leaf.shape for leaf in shown):
         notes.append("the output is an array: gradients are those of the sum of its entries")
     tape = Tape(
-        tuple(builder.slots), tuple(builder.steps), tuple(numbers), tuple(outputs), cotangents,
+        tuple(builder.slots),
+        tuple(builder.steps),
+        tuple(numbers),
+        tuple(outputs),
+        cotangents,
         tuple(leaf.name for leaf in call.outputs),
-    ).with_calls_folded()  # fmt: skip
+    ).with_calls_folded()
     nodes, ends = assemble(tape)
     notes += _not_numbers(nodes)
     return Backprop(function_name(f), nodes, ends, tuple(notes), tape)
@@ -217,9 +221,7 @@ def _has_nan(value: Any) -> bool:
 
 
 def _check(call: Call) -> None:
-    missing = [
-        leaf.name for leaf in call.inputs if leaf.value is None and not leaf.static
-    ]  # fmt: skip
+    missing = [leaf.name for leaf in call.inputs if leaf.value is None and not leaf.static]
     if missing:
         raise ArgumentError(
             f"backprop shows values, and {', '.join(missing)} has none (a shape only); give an "

@@ -142,9 +142,13 @@ class Tape:
             scope=inside[0].scope,
         )
         return Tape(
-            self.slots, (*before, step, *after), self.inputs, self.outputs, self.cotangents,
+            self.slots,
+            (*before, step, *after),
+            self.inputs,
+            self.outputs,
+            self.cotangents,
             self.output_names,
-        )  # fmt: skip
+        )
 
 
 def assemble(tape: Tape) -> tuple[tuple[Node, ...], tuple[Wire, ...]]:
@@ -172,9 +176,7 @@ def assemble(tape: Tape) -> tuple[tuple[Node, ...], tuple[Wire, ...]]:
                 contributions.setdefault(step.operands[operand], []).append(contribution)
     downstream.reverse()
     wires = {number: _wire(number, tape, names, contributions) for number in names}
-    nodes = [
-        Node(names[k], "input", "input", "input", (), (wires[k],)) for k in tape.inputs
-    ]  # fmt: skip
+    nodes = [Node(names[k], "input", "input", "input", (), (wires[k],)) for k in tape.inputs]
     placed = set(tape.inputs)
     for step, parts in zip(steps, downstream, strict=True):
         for k in step.operands:
@@ -182,9 +184,7 @@ def assemble(tape: Tape) -> tuple[tuple[Node, ...], tuple[Wire, ...]]:
                 placed.add(k)
                 nodes.append(Node(names[k], "constant", "constant", "constant", (), (wires[k],)))
         inputs = tuple(wires[k] for k in step.operands)
-        text = operation_text(
-            step, [w.name for w in inputs], [np.shape(w.value) for w in inputs]
-        )  # fmt: skip
+        text = operation_text(step, [w.name for w in inputs], [np.shape(w.value) for w in inputs])
         results = tuple(wires[k] for k in step.results)
         placed.update(step.results)
         nodes.append(

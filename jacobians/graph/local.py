@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_DIAGONAL = 1 << 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LocalGradient:
     """∂(one result)/∂(one operand) of one node.
 
@@ -53,10 +53,10 @@ class LocalGradient:
     input: str
     operand: int
     shape: tuple[int, int]
-    structure: Structure | None
-    formula: str | None
-    vjp_formula: str | None
-    where: tuple[str, ...]
+    structure: Structure | None = None
+    formula: str | None = None
+    vjp_formula: str | None = None
+    where: tuple[str, ...] = ()
     value: Any = None
     note: str = ""
 
@@ -95,32 +95,44 @@ def local_gradients(
             if by_rule and isinstance(error, NotImplementedError)
             else f"not derived: {type(error).__name__}"
         )
-        return tuple(
-            _numbers(step, inputs, outputs, LocalGradient(
-                outputs[o].name, inputs[k].name, k,
-                (int(outputs[o].value.size), int(inputs[k].value.size)),
-                None, None, None, (), None, problem,
-            ))
-            for o in results for k in active
-        )  # fmt: skip
+        underived = [
+            LocalGradient(
+                output=outputs[o].name,
+                input=inputs[k].name,
+                operand=k,
+                shape=(int(outputs[o].value.size), int(inputs[k].value.size)),
+                note=problem,
+            )
+            for o in results
+            for k in active
+        ]
+        return tuple(_numbers(step, inputs, outputs, gradient) for gradient in underived)
     made = []
     for o in results:
         for k, position in zip(active, call.selected, strict=True):
             output, input_ = call.outputs[o], call.inputs[position]
             proof = proved.prove(
-                derivation.terms(o, position), output.shape, input_.shape,
-                (derivation.number(position),), derivation.tape.certain,
-            )  # fmt: skip
+                derivation.terms(o, position),
+                output.shape,
+                input_.shape,
+                (derivation.number(position),),
+                derivation.tape.certain,
+            )
             text = formulas(derivation, o, position)
             formula = None if text.jacobian is None else text.jacobian.split(" = ", 1)[1]
             if by_rule and _compares(formula or ""):
                 # a rule may multiply by the truth of x > 0, which formulas have no sign for
                 formula, text = None, replace(text, vjp=None)
             gradient = LocalGradient(
-                outputs[o].name, input_.name, k, (output.size, input_.size), proof.structure,
-                _own_name(formula), _own_name(text.vjp),
-                tuple(filter(None, map(_own_name, text.where))),
-            )  # fmt: skip
+                output=outputs[o].name,
+                input=input_.name,
+                operand=k,
+                shape=(output.size, input_.size),
+                structure=proof.structure,
+                formula=_own_name(formula),
+                vjp_formula=_own_name(text.vjp),
+                where=tuple(filter(None, map(_own_name, text.where))),
+            )
             made.append(_numbers(step, inputs, outputs, gradient))
     return tuple(made)
 
@@ -133,8 +145,10 @@ def _numbers(
 ) -> LocalGradient:
     """The gradient with its number, or its diagonal, where it has one."""
     diagonal = gradient.structure is not None and gradient.structure.kind in (
-        "identity", "scaled-identity", "diagonal",
-    )  # fmt: skip
+        "identity",
+        "scaled-identity",
+        "diagonal",
+    )
     if not gradient.scalar and not (diagonal and gradient.shape[0] <= MAX_DIAGONAL):
         return gradient
     cotangents = [
@@ -243,6 +257,7 @@ def _bound(
     selected: Sequence[int],
     outputs: "Sequence[Wire]",
 ) -> Call:
+    """A function of wires as a call with named leaves."""
     results = [
         Leaf(_leaf_name(wire.name), tuple(np.shape(wire.value)), _plain_dtype(wire.value.dtype))
         for wire in outputs

@@ -156,6 +156,7 @@ def evaluator(call: Call, strip: bool = True) -> Callable[[Sequence[Any] | None]
     compiled: dict[str, Any] = {}
 
     def evaluate(values: Sequence[Any] | None) -> DenseJacobian:
+        """The Jacobian at values of the inputs, in float64 where that is possible."""
         given = [leaf.value for leaf in call.inputs] if values is None else list(values)
         _check_concrete(call, given)
         notes = list(no_derivative_notes(call))
@@ -212,6 +213,7 @@ def _evaluate_wide(
 def _evaluate(
     call: Call, given: Sequence[Any], strip: bool, compiled: dict[str, Any]
 ) -> tuple[tuple[DenseBlock, ...], tuple[Array, ...], str]:
+    """The blocks of the Jacobian, the values of the outputs, and the mode they come by."""
     if "columns" not in compiled and "rows" not in compiled:
         _compile(call, given, strip, compiled)
     chosen = [jnp.asarray(given[k]) for k in call.selected]
@@ -243,6 +245,7 @@ def _evaluate(
 
 
 def _compile(call: Call, given: Sequence[Any], strip: bool, compiled: dict[str, Any]) -> None:
+    """Puts the functions for values and for columns, or else rows, of the Jacobian there."""
     held = call.with_values(given)
     plain = held.flat(call.selected)
     function = strip_custom_rules(plain) if strip else plain

@@ -397,7 +397,8 @@ def implementation(equation: Equation) -> Program | None:
     try:
         inner = trace(run_impl, shapes)
     except Exception:
-        # an implementation for numbers only says nothing here: its primitive stays unknown
+        # whatever an implementation for numbers only raises; its primitive stays unknown, and the
+        # derivation notes that it has no rule for it
         return None
     types = [(shape_of(v), dtype_of(v)) for v in equation.outvars]
     fits = [(shape_of(a), dtype_of(a)) for a in inner.outputs] == types

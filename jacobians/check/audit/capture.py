@@ -25,7 +25,7 @@ from jacobians import program
 from jacobians.check.audit.flow import CONSTANT, HELD, LIVE, UNUSED, Flow, moves, source, sources
 from jacobians.check.audit.site import Site
 from jacobians.errors import ArgumentError
-from jacobians.program.call import argument_names, bind, function_name, named_leaves
+from jacobians.program.call import Leaf, argument_names, bind, function_name, named_leaves
 from jacobians.program.source import Definition
 from jacobians.program.strip import has_custom_rules, run
 from jacobians.program.view import Equation, Program
@@ -74,24 +74,50 @@ def capture(f: Callable[..., Any], args: Sequence[Any]) -> Captured:
         raise ArgumentError(f"expected a function, got {f!r} of type {type(f).__name__}")
     names = argument_names(f, args)
     leaves = [leaf for name, x in zip(names, args, strict=True) for leaf in named_leaves(name, x)]
-    tree = jax.tree.structure(tuple(args))
     for leaf in leaves:
         if leaf.value is None and not leaf.static:
             raise ArgumentError(f"{leaf.name} is only a shape ({leaf.short_type}); give values")
     moving = [k for k, leaf in enumerate(leaves) if leaf.differentiable]
     if moving:
         bind(f, args)  # its messages say which argument does not fit
+    held = _Held(f, leaves, jax.tree.structure(tuple(args)))
+    walker, traced = held.walked(moving)
+    sites, notes = list(walker.sites.values()), walker.notes
+    if _differentiates(traced):
+        notes.append(
+            f"{function_name(f)} differentiates inside itself (jax.grad, jax.vjp or jax.jvp); "
+            "there JAX has already replaced custom rules by what they say, and they cannot be "
+            "found: audit the function that is differentiated"
+        )
+    sites, refused, note = _around_refusals(held, moving, sites)
+    return Captured(
+        function_name(f),
+        tuple(sites),
+        refused,
+        tuple(walker.unreached),
+        _applied(traced, sites),
+        tuple(dict.fromkeys([*notes, *note])),
+    )
 
-    def walked(chosen: Sequence[int]) -> tuple[_Walker, Program]:
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A function with the leaves of its arguments."""
+
+    function: Callable[..., Any]
+    leaves: Sequence[Leaf]
+    tree: Any
+
+    def walked(self, chosen: Sequence[int]) -> "tuple[_Walker, Program]":
         """The walk through the program of these leaves, the others held at their values."""
 
         def flat(*values: Any) -> Any:
-            given = [leaf.value for leaf in leaves]
+            given = [leaf.value for leaf in self.leaves]
             for k, value in zip(chosen, values, strict=True):
                 given[k] = value
-            return tuple(jax.tree.leaves(f(*jax.tree.unflatten(tree, given))))
+            return tuple(jax.tree.leaves(self.function(*jax.tree.unflatten(self.tree, given))))
 
-        given = [jnp.asarray(leaves[k].value) for k in chosen]
+        given = [jnp.asarray(self.leaves[k].value) for k in chosen]
         traced = program.trace(flat, given)
         # a function of integers alone is differentiated by the arrays that it closes over
         walker = _Walker(Flow(HELD if chosen else source(0)))
@@ -101,41 +127,37 @@ def capture(f: Callable[..., Any], args: Sequence[Any]) -> Captured:
             walker.walk(traced, wide, given, roles, [LIVE] * len(traced.outputs), "")
         return walker, traced
 
-    walker, traced = walked(moving)
-    sites, notes = list(walker.sites.values()), walker.notes
-    if _differentiates(traced):
-        notes.append(
-            f"{function_name(f)} differentiates inside itself (jax.grad, jax.vjp or jax.jvp); "
-            "there JAX has already replaced custom rules by what they say, and they cannot be "
-            "found: audit the function that is differentiated"
-        )
-    refused: dict[Site, str] = {}
+
+def _around_refusals(
+    held: _Held, moving: Sequence[int], sites: Sequence[Site]
+) -> tuple[list[Site], dict[Site, str], list[str]]:
+    """The sites where leaves that JAX refuses to differentiate them by are held, and a note on it.
+
+    Also, for sites that JAX refuses all the same, why.
+    """
     by = {moving[k] for site in sites for k in sources(site.refused)}
-    if by:
-        listed = ", ".join(leaves[k].name for k in sorted(by))
-        rules = list(dict.fromkeys(site.definition for site in sites if site.refused))
+    if not by:
+        return list(sites), {}, []
+    listed = ", ".join(held.leaves[k].name for k in sorted(by))
+    rules = list(dict.fromkeys(site.definition for site in sites if site.refused))
+    notes = []
+    others = [k for k in moving if k not in by]
+    if others:
+        again = list(held.walked(others)[0].sites.values())
+        sites = [s for s in sites if s.definition not in rules]
+        sites += [s for s in again if s.definition in rules]
         named = ", ".join(dict.fromkeys(rule.name for rule in rules))
-        others = [k for k in moving if k not in by]
-        if others:
-            again = list(walked(others)[0].sites.values())
-            sites = [s for s in sites if s.definition not in rules]
-            sites += [s for s in again if s.definition in rules]
-            notes.append(
-                f"not checked for {listed}: {named} closes over a value made from it, by which "
-                "JAX refuses to differentiate; to have it differentiated, make that value an "
-                "argument of the rule"
-            )
-        for site in sites:
-            if site.refused:
-                refused[site] = (
-                    f"JAX refuses to differentiate it: its function closes over a value made from "
-                    f"{listed}, and the rule says nothing about it; make that value an argument "
-                    "of the rule (jax.closure_convert finds it)"
-                )
-    return Captured(
-        function_name(f), tuple(sites), refused, tuple(walker.unreached),
-        _applied(traced, sites), tuple(dict.fromkeys(notes)),
-    )  # fmt: skip
+        notes.append(
+            f"not checked for {listed}: {named} closes over a value made from it, by which "
+            "JAX refuses to differentiate; to have it differentiated, make that value an "
+            "argument of the rule"
+        )
+    why = (
+        f"JAX refuses to differentiate it: its function closes over a value made from {listed}, "
+        "and the rule says nothing about it; make that value an argument of the rule "
+        "(jax.closure_convert finds it)"
+    )
+    return list(sites), {site: why for site in sites if site.refused}, notes
 
 
 def _applied(traced: Program, sites: Sequence[Site]) -> tuple[Definition, ...]:
@@ -312,6 +334,7 @@ class _Walker:
         uses: list[int],
         where: str,
     ) -> list[Any]:
+        """A `scan` step by step, or some of its steps evenly spread where there are many."""
         parts = program.scan_parts(equation)
         partner = None if wide is None else program.scan_parts(wide).body
         roles_inside = self.flow.scan_roles(equation, roles)[0]
@@ -344,6 +367,7 @@ class _Walker:
         uses: list[int],
         where: str,
     ) -> list[Any]:
+        """A `while` turn by turn, the first ones where there are many."""
         parts = program.while_parts(equation)
         partner = None if wide is None else program.while_parts(wide).body
         roles_inside = self.flow.while_roles(equation, roles)[0]

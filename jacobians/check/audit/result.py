@@ -31,13 +31,13 @@ class CheckedCall:
         return bool(self.check) and self.forward is None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RuleAudit:
     """What was found about one rule at operands of one type.
 
     Attributes:
         name: the name of the function that has the rule.
-        kind: 'custom_vjp' or 'custom_jvp'.
+        kind: 'custom_vjp' or 'custom_jvp'; 'custom rule' where no call of it was seen.
         source: file and line where the function was written, or None where JAX does not tell.
         called_at: file and line of the calls, as far as JAX tells.
         operands: the operands' types in short notation.
@@ -55,20 +55,20 @@ class RuleAudit:
     """
 
     name: str
-    kind: str
-    source: str | None
-    called_at: tuple[str, ...]
-    operands: tuple[str, ...]
-    batched: bool
-    library: bool
-    calls: int
-    calls_exact: bool
-    probed: int
-    checked: tuple[CheckedCall, ...]
+    kind: str = "custom rule"
+    source: str | None = None
+    called_at: tuple[str, ...] = ()
+    operands: tuple[str, ...] = ()
+    batched: bool = False
+    library: bool = False
+    calls: int = 0
+    calls_exact: bool = False
+    probed: int = 0
+    checked: tuple[CheckedCall, ...] = ()
     verdict: str
     diagnosis: str
-    declared: str | None
-    notes: tuple[str, ...]
+    declared: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def checks(self) -> tuple[VJPCheck, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jacobians import program
 from jacobians.check.audit.flow import CONSTANT, HELD, LIVE, is_float, moves
+from jacobians.errors import first_line
 from jacobians.program.call import short_type
 from jacobians.program.source import Definition
 from jacobians.program.view import Equation
@@ -56,6 +57,8 @@ class Site:
         copies: operands that were one array with an earlier operand in every call, and that one.
         within: the rules whose functions call it, None for calls by the function itself.
         batched: whether a call of it was seen by `jax.vmap`.
+        not_widened: why it could not be evaluated in float64, where no operation forbids
+            that; known once `in_float64` has been asked for.
     """
 
     equation: Equation
@@ -69,6 +72,7 @@ class Site:
     copies: dict[int, int] | None = None
     within: "set[Site | None]" = field(default_factory=set)
     batched: bool = False
+    not_widened: str | None = None
     _every: int = 1
 
     @property
@@ -223,8 +227,10 @@ class Site:
             return rule
         except TiedToPrecisionError:
             return None
-        except Exception:
-            # the rule itself raises, which is for the check to find
+        except Exception as error:
+            # what the rule itself raises is for the check to find
+            if not self._raises(self.operands):
+                self.not_widened = first_line(error)
             return None if wide is None else _as_traced(wide)
 
     @property

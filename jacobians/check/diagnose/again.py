@@ -110,9 +110,12 @@ def _at(case: Case, values: Sequence[Any], expected: Any, actual: Any) -> Case:
         scale = max(np.abs(right).max(initial=0.0), np.abs(mine).max(initial=0.0))
         wrong = np.abs(mine - right) > OFF * (np.abs(right) + np.abs(mine)) + OFF * OFF * scale
         there: Comparison = replace(
-            comparison, actual=mine, wrong=wrong, kink=np.zeros_like(wrong),
+            comparison,
+            actual=mine,
+            wrong=wrong,
+            kink=np.zeros_like(wrong),
             undefined=np.zeros_like(wrong),
-        )  # fmt: skip
+        )
         parts.append((replace(entries, expected=right), there))
     return replace(case, call=case.call.with_values(values), parts=tuple(parts))
 
@@ -142,8 +145,9 @@ def confirmed(
             left = []  # right where the hypothesis says that it is wrong
         if not left:
             return None
-    return replace(diagnosis, message=lead + OR.join(full for text, full in readings
-                                                     if text in left))  # fmt: skip
+    return replace(
+        diagnosis, message=lead + OR.join(full for text, full in readings if text in left)
+    )
 
 
 OR = ", or "

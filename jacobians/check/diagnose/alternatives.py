@@ -108,8 +108,17 @@ def alternatives(
         text = "{place} is run in the wrong direction in the derivative: the transpose of a "
         text += "cumulative sum is a reversed one"
         return [] if made is None else [Alternative("transposed", text, made)]
-    if not same or name in ("add", "sub", "neg", "copy", "convert_element_type", "reshape",
-                            "transpose", "rev", "mul"):  # fmt: skip
+    if not same or name in (
+        "add",
+        "sub",
+        "neg",
+        "copy",
+        "convert_element_type",
+        "reshape",
+        "transpose",
+        "rev",
+        "mul",
+    ):
         return []
     if name == "abs":
         text = "the derivative of {place} is the sign of its argument; the rule leaves it out, so "
@@ -145,9 +154,13 @@ def multipliers(
             found.append(("local-derivative", f"{words}has −({text})", -value))
         at_value = _local(equation, [y if j == k else v for j, v in enumerate(fixed)], k)
         found.append(
-            ("stale-residual", "the derivative of {place} is taken at its value instead of its "
-             "argument: look at which value fwd saves", np.asarray(at_value))
-        )  # fmt: skip
+            (
+                "stale-residual",
+                "the derivative of {place} is taken at its value instead of its "
+                "argument: look at which value fwd saves",
+                np.asarray(at_value),
+            )
+        )
     return d, found
 
 

@@ -25,9 +25,11 @@ def simple(case: Case) -> Iterator[Diagnosis]:
     fit = case.fit(np.zeros_like(case.actual))
     if case.explains(fit) and not np.any(case.actual[case.usable]):
         yield Diagnosis(
-            "zero", f"the cotangent of {x} is zero; return the derivative with respect to {x}", fit,
+            "zero",
+            f"the cotangent of {x} is zero; return the derivative with respect to {x}",
+            fit,
             (x,),
-        )  # fmt: skip
+        )
         return
     expected = np.where(case.usable, case.expected, 0.0)
     actual = np.where(case.usable, case.actual, 0.0)
@@ -40,9 +42,11 @@ def simple(case: Case) -> Iterator[Diagnosis]:
         return
     if abs(factor + 1) < 1e-4:
         yield Diagnosis(
-            "sign", f"the cotangent of {x} has the wrong sign: it is −1 times the right one", fit,
+            "sign",
+            f"the cotangent of {x} has the wrong sign: it is −1 times the right one",
+            fit,
             (x,),
-        )  # fmt: skip
+        )
         return
     n = broadcast_size(case)
     if n > 1 and abs(factor * n - 1) < 2e-4:
@@ -50,8 +54,9 @@ def simple(case: Case) -> Iterator[Diagnosis]:
             "mean-for-sum",
             f"the cotangent of {x} is averaged over the broadcast axes where it has to be summed: "
             f"it is 1/{n} of the right one; use sum in place of mean",
-            fit, (x,),
-        )  # fmt: skip
+            fit,
+            (x,),
+        )
         return
     text = ratio_text(factor, lengths(case), scalars(case))
     yield Diagnosis("factor", f"the cotangent of {x} has a wrong factor: {text}", fit, (x,))
@@ -162,8 +167,9 @@ def rearranged(case: Case) -> Iterator[Diagnosis]:
                         "shifted",
                         f"{whose} is shifted by {abs(steps)}: entries land {abs(steps)} further "
                         f"{way} than they belong; look at index arithmetic and padding",
-                        got, (x,),
-                    )  # fmt: skip
+                        got,
+                        (x,),
+                    )
                     return
     yield from _kept_one(case, pairs, rank, fit)
 
@@ -223,8 +229,9 @@ def _kept_one(case: Case, pairs: Any, rank: int, fit: Any) -> Iterator[Diagnosis
                 "missing-sum",
                 f"of the contributions to one entry of {x} only the {word} arrives: where entries "
                 "are used more than once, add up (`.at[…].add`, or a sum over the broadcast axis)",
-                got, (x,),
-            )  # fmt: skip
+                got,
+                (x,),
+            )
             return
     # rows of one shape, along which an input is broadcast
     for axis in range(rank):
@@ -242,8 +249,9 @@ def _kept_one(case: Case, pairs: Any, rank: int, fit: Any) -> Iterator[Diagnosis
                     "missing-sum",
                     f"only the {word} slice along axis {axis} of the upstream cotangent reaches "
                     f"{x}; sum over that axis",
-                    got, (x,),
-                )  # fmt: skip
+                    got,
+                    (x,),
+                )
                 return
 
 
@@ -268,8 +276,9 @@ def by_row(case: Case) -> Iterator[Diagnosis]:
                 f"the cotangent of {case.name} is right up to one factor for each {which} entry, "
                 f"from {low:.4g} to {high:.4g}: a normalisation or scale of that entry is missing, "
                 "or applied twice",
-                fit, (case.name,),
-            )  # fmt: skip
+                fit,
+                (case.name,),
+            )
             return
 
 
@@ -313,8 +322,9 @@ def by_pattern(case: Case) -> Iterator[Diagnosis]:
             f"in the rule, entries of {x} that differ along {axes[0]} act on each other; in the "
             f"function only those that differ along {axes[1]} do: a sum, mean or norm goes over "
             "the wrong axes",
-            1.0, (x,),
-        )  # fmt: skip
+            1.0,
+            (x,),
+        )
 
 
 def _axes_of(codes: set[int], rank: int) -> str:
@@ -335,8 +345,9 @@ def passed_through(case: Case) -> Iterator[Diagnosis]:
                 f"the cotangent of {case.name} is the upstream cotangent, unchanged: multiply it "
                 "by the local derivative; if that is meant (a straight-through estimator), say so: "
                 'expect="straight-through: <why>"',
-                1.0, (case.name,),
-            )  # fmt: skip
+                1.0,
+                (case.name,),
+            )
         del place
 
 
@@ -354,8 +365,9 @@ def conjugated(case: Case, others: Sequence[Case]) -> Iterator[Diagnosis]:
             "conjugate",
             f"the cotangent of {base} is conjugated: its imaginary part has the wrong sign. JAX's "
             "cotangents are not conjugated; apply or drop one jnp.conj",
-            fit_imag, (case.name,),
-        )  # fmt: skip
+            fit_imag,
+            (case.name,),
+        )
 
 
 def low_precision(case: Case, rule_eps: float) -> Iterator[Diagnosis]:
@@ -378,8 +390,9 @@ def low_precision(case: Case, rule_eps: float) -> Iterator[Diagnosis]:
             f"the cotangent of {case.name} is right but noisy: it is off by up to "
             f"{100 * relative:.2g} %, as rounding to {name} explains. Accumulate in "
             f"{np.dtype(case.input.dtype)} (preferred_element_type), or declare it with expect=",
-            1.0, (case.name,),
-        )  # fmt: skip
+            1.0,
+            (case.name,),
+        )
 
 
 def at_kinks(case: Case) -> Iterator[Diagnosis]:
@@ -397,5 +410,6 @@ def at_kinks(case: Case) -> Iterator[Diagnosis]:
         f"{'entry' if count == 1 else 'entries'}, first at {case.name} = {value:.6g}): the rule "
         f"says {case.actual[first]:.4g}, which is not between the one-sided derivatives. Both "
         "branches (or none) count there: use > in one of two comparisons where it has ≥",
-        1.0, (case.name,),
-    )  # fmt: skip
+        1.0,
+        (case.name,),
+    )

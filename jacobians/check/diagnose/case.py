@@ -173,8 +173,12 @@ def lengths(case: Case) -> list[tuple[int, str]]:
     leaves += [leaf for leaf in case.call.inputs if not leaf.static]
     for leaf in leaves:
         for axis, n in enumerate(leaf.shape):
-            add(n, f"the length of {leaf.name}" if len(leaf.shape) == 1
-                else f"the length of axis {axis} of {leaf.name}")  # fmt: skip
+            add(
+                n,
+                f"the length of {leaf.name}"
+                if len(leaf.shape) == 1
+                else f"the length of axis {axis} of {leaf.name}",
+            )
     for leaf in leaves:
         add(leaf.size, f"the size of {leaf.name}")
     return list(found.items())

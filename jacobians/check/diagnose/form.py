@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from jacobians.check.diagnose.case import Diagnosis
@@ -26,12 +25,9 @@ def diagnose_form(
     del call
     if not any(kind == "shape" for kind, _ in problems):
         return tuple(Diagnosis(kind, message) for kind, message in problems)
-    try:
-        shapes = jax.eval_shape(lambda: rule.raw_cotangents())
-    except Exception:
-        shapes = rule.raw_cotangents()  # it has been evaluated before, without tracing
+    made = rule.raw_cotangents()
     given: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-    for name, leaf, piece in rule.expected_cotangents(shapes):
+    for name, leaf, piece in rule.expected_cotangents(made):
         if piece is not None and not isinstance(piece, str):
             given[name] = (tuple(np.shape(piece)), leaf.shape)
     wrong = {name: pair for name, pair in given.items() if pair[0] != pair[1]}
@@ -43,9 +39,10 @@ def diagnose_form(
             if wrong[a][0] == wrong[b][1] and wrong[b][0] == wrong[a][1]:
                 text = f"the cotangents of {a} and {b} are swapped: each has the other's shape; "
                 found.append(
-                    Diagnosis("swapped", text + "return them in the order of the arguments", 1.0,
-                              (a, b))
-                )  # fmt: skip
+                    Diagnosis(
+                        "swapped", text + "return them in the order of the arguments", 1.0, (a, b)
+                    )
+                )
                 told.update((a, b))
     for name, (mine, right) in wrong.items():
         if name not in told:
@@ -55,6 +52,7 @@ def diagnose_form(
 
 
 def _one(name: str, mine: tuple[int, ...], right: tuple[int, ...]) -> Diagnosis:
+    """What is wrong with a cotangent of one shape where another is right."""
     head = f"the cotangent of {name} has shape {list(mine)} where {name} has {list(right)}: "
     if mine == right[::-1]:
         return Diagnosis("transposed", head + "it is transposed", 1.0, (name,))
@@ -72,8 +70,9 @@ def _one(name: str, mine: tuple[int, ...], right: tuple[int, ...]) -> Diagnosis:
         return Diagnosis(
             "missing-sum",
             head + f"the sum over the broadcast axes is missing; .sum(axis=({which},){keep})",
-            1.0, (name,),
-        )  # fmt: skip
+            1.0,
+            (name,),
+        )
     if int(np.prod(mine)) == int(np.prod(right)):
         return Diagnosis("shape", head + "reshape it", 1.0, (name,))
     return Diagnosis("shape", head + "they must be equal", 1.0, (name,))

@@ -117,6 +117,7 @@ def explained(case: Case, programs: Programs) -> tuple[list[Edit], list[Edit]]:
 
 
 def _explained(case: Case, programs: Programs) -> tuple[list[Edit], list[Edit]]:
+    """The edits as `explained` gives them, where JAX has 64-bit types enabled."""
     number = case.call.selected.index(case.leaf)
     tangents = _tangents(case)
     edited = programs.edited
@@ -331,26 +332,30 @@ def _best(places: Sequence[Place]) -> Place:
 
 
 def _of_path(case: Case, place: Place, ratio: float, fit: float) -> Diagnosis:
+    """What it means that the rule has `ratio` times the term of a path more than is right."""
     x = case.name
     if abs(ratio + 1) < 2e-3:
         return Diagnosis(
             "missing-term",
             f"the path through {place} is missing from the cotangent of {x}, as if stop_gradient "
             "had been applied there; add its term",
-            fit, (x,),
-        )  # fmt: skip
+            fit,
+            (x,),
+        )
     if abs(ratio - 1) < 2e-3:
         return Diagnosis(
             "double-term",
             f"the path through {place} is counted twice in the cotangent of {x}; drop one of them",
-            fit, (x,),
-        )  # fmt: skip
+            fit,
+            (x,),
+        )
     if abs(ratio + 2) < 2e-3:
         return Diagnosis(
             "sign",
             f"the term of the path through {place} has the wrong sign in the cotangent of {x}",
-            fit, (x,),
-        )  # fmt: skip
+            fit,
+            (x,),
+        )
     sizes = lengths(case)
     factor = 1.0 + ratio
     kind = "factor"

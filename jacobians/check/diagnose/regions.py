@@ -58,8 +58,9 @@ def regions(
     if not case.wrong.any() or inside.all():
         return
     found: list[tuple[int, str]] = []
-    for quantity in _joined([_quantities(c, a, computed) for c, a in zip(points, alive,
-                                                                        strict=True)]):  # fmt: skip
+    for quantity in _joined(
+        [_quantities(c, a, computed) for c, a in zip(points, alive, strict=True)]
+    ):
         case.budget.check()
         text, weight = _separated(quantity, inside)
         if text:
@@ -79,8 +80,9 @@ def regions(
             "region",
             f"the cotangent of {case.name} is wrong only where {text}{what}; look at how "
             "the rule treats that part (a mask, a tile, a boundary)",
-            1.0, (case.name,),
-        )  # fmt: skip
+            1.0,
+            (case.name,),
+        )
 
 
 def _alive(case: Case) -> Bools:
@@ -123,6 +125,7 @@ def _boxes(case: Case, columns: Array, inside: Bools) -> Iterator[tuple[int, str
 def _quantities(
     case: Case, alive: Bools, computed: Sequence[tuple[str, Any]]
 ) -> Iterator[_Quantity]:
+    """What a region may be described by: indices of both sides, and values of the same shape."""
     rows, columns = case.rows[alive], case.columns[alive]
     leaf = case.input
     if leaf.shape:
@@ -199,6 +202,7 @@ def _separated(quantity: _Quantity, inside: Bools) -> tuple[str, int]:
 def _separated_index(
     quantity: _Quantity, values: Array, inside: Bools, yes: Array, no: Array
 ) -> tuple[str, int]:
+    """A description of where `inside` holds by an index: an end, a stride, one or a few of them."""
     n = quantity.index
     assert n is not None
     if yes.min() > no.max():

@@ -281,8 +281,9 @@ def _not_yet(case: Case, budget: Budget) -> Diagnosis:
         "unknown",
         f"nothing that explains the cotangent of {case.name} was found before the search stopped "
         f"after {_seconds(budget)} ({_longer(budget)}): {_count(case)}",
-        0.0, (case.name,),
-    )  # fmt: skip
+        0.0,
+        (case.name,),
+    )
 
 
 def _nothing(case: Case, trouble: str) -> Diagnosis:
@@ -291,8 +292,9 @@ def _nothing(case: Case, trouble: str) -> Diagnosis:
         f"no single mistake that is known explains the cotangent of {case.name}{trouble}: "
         f"{_count(case)}. Leave out terms of the rule one by one, or check the rules that it is "
         "made of by themselves",
-        0.0, (case.name,),
-    )  # fmt: skip
+        0.0,
+        (case.name,),
+    )
 
 
 def _merged(found: Sequence[Diagnosis]) -> list[Diagnosis]:
