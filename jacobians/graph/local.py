@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jacobians import program
-from jacobians.derive.call import derive_call
+from jacobians.derive.call import CallDerivation, derive_call
 from jacobians.graph.build import Step, pull_back
 from jacobians.notation.formula import formulas
 from jacobians.program import strip
@@ -107,34 +107,39 @@ def local_gradients(
             for k in active
         ]
         return tuple(_numbers(step, inputs, outputs, gradient) for gradient in underived)
-    made = []
-    for o in results:
-        for k, position in zip(active, call.selected, strict=True):
-            output, input_ = call.outputs[o], call.inputs[position]
-            proof = proved.prove(
-                derivation.terms(o, position),
-                output.shape,
-                input_.shape,
-                (derivation.number(position),),
-                derivation.tape.certain,
-            )
-            text = formulas(derivation, o, position)
-            formula = None if text.jacobian is None else text.jacobian.split(" = ", 1)[1]
-            if by_rule and _compares(formula or ""):
-                # a rule may multiply by the truth of x > 0, which formulas have no sign for
-                formula, text = None, replace(text, vjp=None)
-            gradient = LocalGradient(
-                output=outputs[o].name,
-                input=input_.name,
-                operand=k,
-                shape=(output.size, input_.size),
-                structure=proof.structure,
-                formula=_own_name(formula),
-                vjp_formula=_own_name(text.vjp),
-                where=tuple(filter(None, map(_own_name, text.where))),
-            )
-            made.append(_numbers(step, inputs, outputs, gradient))
-    return tuple(made)
+    derived = [
+        replace(_derived(derivation, o, position, by_rule), output=outputs[o].name, operand=k)
+        for o in results
+        for k, position in zip(active, call.selected, strict=True)
+    ]
+    return tuple(_numbers(step, inputs, outputs, gradient) for gradient in derived)
+
+
+def _derived(derivation: CallDerivation, o: int, position: int, by_rule: bool) -> LocalGradient:
+    """The local gradient of result o by the leaf at a position, in structure and formulas."""
+    output, input_ = derivation.call.outputs[o], derivation.call.inputs[position]
+    proof = proved.prove(
+        derivation.terms(o, position),
+        output.shape,
+        input_.shape,
+        (derivation.number(position),),
+        derivation.tape.certain,
+    )
+    text = formulas(derivation, o, position)
+    formula = None if text.jacobian is None else text.jacobian.split(" = ", 1)[1]
+    if by_rule and _compares(formula or ""):
+        # a rule may multiply by the truth of x > 0, which formulas have no sign for
+        formula, text = None, replace(text, vjp=None)
+    return LocalGradient(
+        output=output.name,
+        input=input_.name,
+        operand=position,
+        shape=(output.size, input_.size),
+        structure=proof.structure,
+        formula=_own_name(formula),
+        vjp_formula=_own_name(text.vjp),
+        where=tuple(filter(None, map(_own_name, text.where))),
+    )
 
 
 def _numbers(

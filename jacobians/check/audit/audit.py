@@ -24,14 +24,11 @@ from jacobians.check.audit.places import place
 from jacobians.check.audit.result import IDLE, KINKS, RIGHT, UNCHECKED, WRONG, Audit, RuleAudit
 from jacobians.check.audit.rule import Asked, audit_rule
 from jacobians.check.audit.site import Site
-from jacobians.check.diagnose import Budget, budget_of
+from jacobians.check.diagnose import budget_of
 from jacobians.errors import ArgumentError
-from jacobians.program.call import is_integer
 
 # how many calls of a rule are compared entry by entry one by one, by default
 LIMIT = 2
-# the causes of all wrong rules are looked for this many times as long as that of one, at most
-RULES = 3.0
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -84,20 +81,11 @@ def audit(
             called.
         Exception: whatever `f` raises.
     """
-    if not is_integer(limit) or limit < 1:
-        raise ArgumentError(f"limit={limit!r}: at least one call of each rule has to be checked")
-    each = budget_of(diagnose)
-    whole = None if each is None else Budget(RULES * each.seconds)
+    asked = Asked(limit, rtol, atol, expect or {}, budget_of(diagnose))
     found = capture(f, args)
-    listed, others = _grouped(found, library, expect or {})
-
-    def verdict(sites: Sequence[Site]) -> RuleAudit:
-        time = False if each is None else Budget(each.seconds, within=whole)
-        declared = (expect or {}).get(sites[0].definition.name)
-        return audit_rule(sites, Asked(limit, rtol, atol, declared, time), found.refused)
-
-    rules = [verdict(sites) for sites in (listed if progress is None else progress(listed))]
-    rules = _not_reached(listed, rules)
+    listed, others = _grouped(found, library, asked.declared)
+    in_turn = listed if progress is None else progress(listed)
+    rules = _not_reached(listed, [audit_rule(sites, asked, found.refused) for sites in in_turn])
     unreached = dict.fromkeys(found.unreached)
     rules += [_unreached(name, of_jax) for name, of_jax in unreached if library or not of_jax]
     rules += [_applied(rule) for rule in found.applied]

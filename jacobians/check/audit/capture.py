@@ -315,7 +315,12 @@ class _Walker:
         """Keeps a call of a custom rule; gives the place of the program that it is of."""
         site = self.sites.get(id(equation))
         if site is None:
-            site = Site(equation, wide, [CONSTANT] * len(roles), [UNUSED] * len(uses))
+            site = Site(
+                equation=equation,
+                wide=wide,
+                roles=[CONSTANT] * len(roles),
+                uses=[UNUSED] * len(uses),
+            )
             self.sites[id(equation)] = site
         if self.flow.array != HELD:
             # of a function of integers the arrays stand for inputs, but not those closed over here

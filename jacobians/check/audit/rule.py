@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import or_
 from typing import Any
 
@@ -29,8 +29,11 @@ from jacobians.check.audit.suspects import Probe, prober
 from jacobians.check.check import check_vjp
 from jacobians.check.diagnose import Budget
 from jacobians.check.result import VJPCheck
-from jacobians.errors import first_line
+from jacobians.errors import ArgumentError, first_line
+from jacobians.program.call import is_integer
 
+# the causes of all wrong rules are looked for this many times as long as that of one, at most
+RULES = 3.0
 # above this roundoff a mistake is hard to tell from rounding
 COARSE = 1e-4
 # from this many places on where a rule is called, comparing them is not compiled as a whole
@@ -61,15 +64,34 @@ class Asked:
         limit: how many of its calls are compared entry by entry.
         rtol: relative tolerance of `check_vjp`, or None for its own.
         atol: absolute tolerance, likewise.
-        declared: why it may differ, or None.
-        diagnose: how long causes are looked for.
+        declared: for rules that may differ, by name: why.
+        each: the time to look for the cause of one wrong rule, or None.
+
+    Raises:
+        ArgumentError: `limit` is no number of calls.
     """
 
     limit: int
     rtol: float | None
     atol: float | None
-    declared: str | None
-    diagnose: bool | Budget
+    declared: Mapping[str, str]
+    each: Budget | None
+
+    def __post_init__(self) -> None:
+        if not is_integer(self.limit) or self.limit < 1:
+            raise ArgumentError(
+                f"limit={self.limit!r}: at least one call of each rule has to be checked"
+            )
+
+    @cached_property
+    def _whole(self) -> Budget | None:
+        """The time for all rules together."""
+        return None if self.each is None else Budget(RULES * self.each.seconds)
+
+    @property
+    def diagnose(self) -> bool | Budget:
+        """The time for the next rule, for `check_vjp`."""
+        return self.each is not None and Budget(self.each.seconds, within=self._whole)
 
 
 def audit_rule(sites: Sequence[Site], asked: Asked, refused: Mapping[Site, str]) -> RuleAudit:
@@ -81,19 +103,20 @@ def audit_rule(sites: Sequence[Site], asked: Asked, refused: Mapping[Site, str])
         refused: why JAX refuses to differentiate it, for places where it does.
     """
     active = [site for site in sites if site.kept]
+    declared = asked.declared.get(sites[0].definition.name)
     if not active:
-        return _rule_audit(sites, 0, (), (IDLE, IDLE_REASON), asked.declared, ())
+        return _rule_audit(sites, 0, (), (IDLE, IDLE_REASON), declared, ())
     notes = _idle_notes(sites)
     for site in active:
         if site in refused:
-            return _rule_audit(sites, 0, (), (WRONG, refused[site]), asked.declared, notes)
+            return _rule_audit(sites, 0, (), (WRONG, refused[site]), declared, notes)
     calls = _numbered(sites)
     probes, trouble = _probed(active, calls)
     chosen, left_out = _selected(active, probes)
     notes += trouble + left_out
     how = _How(
         chosen,
-        {"rtol": asked.rtol, "atol": asked.atol, "expect": asked.declared},
+        {"rtol": asked.rtol, "atol": asked.atol, "expect": declared},
         asked.diagnose,
     )
     checked, failure, moved_together = _compared(active, calls, probes, how, asked.limit)
@@ -113,8 +136,8 @@ def audit_rule(sites: Sequence[Site], asked: Asked, refused: Mapping[Site, str])
             else f"{compared} of {len(calls)} calls were compared, evenly spread"
         )
     notes += _precision_notes(first) + _singular_notes(checked)
-    verdict = _verdict(checked, failure, asked.declared)
-    return _rule_audit(sites, len(probes), checked, verdict, asked.declared, notes)
+    verdict = _verdict(checked, failure, declared)
+    return _rule_audit(sites, len(probes), checked, verdict, declared, notes)
 
 
 def _numbered(sites: Sequence[Site]) -> list[_Numbered]:

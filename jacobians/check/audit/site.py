@@ -40,7 +40,7 @@ class RuleCall:
     where: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Site:
     """One place of the program where a custom rule is called.
 
@@ -196,11 +196,12 @@ class Site:
     def eps(self) -> float:
         """The coarsest unit roundoff in the rule as it was called, backward pass included."""
         try:
-            return coarsest(derivative_program(self.equation, self.operands, self.results))
+            both_passes = derivative_program(self.equation, self.operands, self.results)
         except Exception:
             # a rule that raises is a verdict of the check; its operands tell the precision
             dtypes = [program.dtype_of(v) for v in self.equation.invars if _is_real_float(v)]
             return max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
+        return coarsest(both_passes)
 
     @cached_property
     def in_float64(self) -> Callable[..., Any] | None:

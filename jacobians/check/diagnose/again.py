@@ -5,7 +5,7 @@ missing sum, or a threshold. A cause explains the difference at other inputs of 
 and the rule can be called there. The other points stay where the given values are: the entries of
 each input exchanged and moved a little, and numbers between its smallest and largest.
 
-    >>> others = other_cases(case, made, oracle)
+    >>> others = other_cases(case, made, oracle, notes)
     >>> [o.fit(hypothesis(o)) for o in others]
 """
 
@@ -21,6 +21,7 @@ from jacobians.check.diagnose.budget import OutOfTime
 from jacobians.check.diagnose.case import Case, Diagnosis
 from jacobians.check.entries import Comparison
 from jacobians.check.oracle import Oracle
+from jacobians.errors import first_line
 
 # so many different wrong entries are not explained by accident
 SURE = 8
@@ -67,7 +68,7 @@ def other_points(call: Any, values: Sequence[Any], count: int) -> list[list[Any]
 
 
 def other_cases(
-    cases: Sequence[Case], made: Compared, oracle: Oracle
+    cases: Sequence[Case], made: Compared, oracle: Oracle, notes: list[str]
 ) -> tuple[list[list[Any]], list[tuple[Case, ...]]]:
     """The comparison at other points, where both sides can be evaluated in double precision.
 
@@ -75,6 +76,7 @@ def other_cases(
         cases: one for each input, at the given point.
         made: both sides.
         oracle: the derivative of the program.
+        notes: a sentence is appended where one side raises at other points.
 
     Returns:
         The points, and for each the cases of all inputs there.
@@ -86,6 +88,7 @@ def other_cases(
     size = max(call.inputs[k].size for k in call.selected)
     count = int(np.clip(NUMBERS // max(size, 1), 2, MAX_POINTS))
     points, found = [], []
+    raised: list[str] = []
     with jax.enable_x64(True):
         for values in other_points(call, oracle.wide, count):
             cases[0].budget.check()
@@ -94,11 +97,18 @@ def other_cases(
                 actual = sides.mine(values)
             except OutOfTime:
                 raise
-            except Exception:
-                continue  # outside what the function or the rule is made for
+            except Exception as error:
+                # outside what the function or the rule is made for they may raise anything
+                raised.append(first_line(error))
+                continue
             if np.isfinite(expected).all() and np.isfinite(actual).all():
                 points.append(values)
                 found.append(tuple(_at(case, values, expected, actual) for case in cases))
+    if raised:
+        notes.append(
+            f"causes were confirmed at {len(points)} of {count} other points: elsewhere the "
+            f"function or the rule cannot be evaluated ({raised[0]})"
+        )
     return points, found
 
 

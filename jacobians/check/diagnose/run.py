@@ -81,7 +81,9 @@ def diagnose(
     ]
     # a NumPy warning would say that a hypothesis makes no sense here, which its fit says
     with np.errstate(all="ignore"), budget.running():
-        search = _Search(call, oracle, made, everything, budget)
+        search = _Search(
+            call=call, oracle=oracle, made=made, everything=everything, budget=budget, notes=notes
+        )
         plain = {case.leaf: search.plain(case) for case in unclear}
         left = [case for case in unclear if not plain[case.leaf]]
         for position, case in enumerate(left):
@@ -113,7 +115,7 @@ def _longer(budget: Budget) -> str:
     return f"diagnose={number(max(10.0, 6 * budget.seconds))} searches longer"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Search:
     """The search for what is wrong with one call.
 
@@ -123,6 +125,7 @@ class _Search:
         made: the entries of both sides.
         everything: the cases of all inputs.
         budget: the time that it may take.
+        notes: a sentence is appended where other points cannot be looked at.
         stopped: names of the inputs for which the search has been stopped.
         doubtful: by input leaf, what explains the numbers here and not at other points.
     """
@@ -132,6 +135,7 @@ class _Search:
     made: Compared
     everything: Sequence[Case]
     budget: Budget
+    notes: list[str]
     stopped: list[str] = field(default_factory=list)
     doubtful: dict[int, list[Diagnosis]] = field(default_factory=dict)
     _programs: Programs | None = None
@@ -139,7 +143,7 @@ class _Search:
 
     @cached_property
     def _again(self) -> tuple[list[list[Any]], list[tuple[Case, ...]]]:
-        return again.other_cases(self.everything, self.made, self.oracle)
+        return again.other_cases(self.everything, self.made, self.oracle, self.notes)
 
     def others(self, case: Case) -> list[tuple[Case, ...]]:
         """The comparison at other points, where it is needed to tell accidents."""

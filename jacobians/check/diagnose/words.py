@@ -121,6 +121,29 @@ def ratio_text(factor: float, sizes: Sequence[tuple[int, str]], scalars: dict[st
     def says(what: str) -> str:
         return f"it is {shown} times the right value: {sign}{what}"
 
+    found = _of_lengths(size, sizes)
+    for name, value in scalars.items():
+        if value and abs(value) != 1:
+            for power, text in (
+                (-1, f"a factor {name} is missing"),
+                (1, f"a factor {name} too many"),
+                (-2, f"a factor {name}² is missing"),
+                (2, f"a factor {name}² too many"),
+            ):
+                if isclose(factor, value**power, rel_tol=2e-4):
+                    found.append(f"{text} ({name} = {number(value)})")
+    for value, text in ((pi, "π"), (sqrt(2), "√2"), (2 * pi, "2π"), (sqrt(pi), "√π")):
+        if isclose(size, value, rel_tol=2e-4):
+            found.append(f"a factor {text} too many")
+        if isclose(size * value, 1, rel_tol=2e-4):
+            found.append(f"a factor {text} is missing")
+    if found:
+        return says(", or ".join(list(dict.fromkeys(found))[:2]))
+    return says("look for a constant") if sign else f"it is {shown} times the right value"
+
+
+def _of_lengths(size: float, sizes: Sequence[tuple[int, str]]) -> list[str]:
+    """What a factor's size says of lengths and small whole numbers: their powers and ratios."""
     found: list[str] = []
     for n, what in sizes:
         if n > 2 and isclose(size * n, 1, rel_tol=2e-4):
@@ -149,21 +172,4 @@ def ratio_text(factor: float, sizes: Sequence[tuple[int, str]], scalars: dict[st
             found.append(f"divided by {n - 1} where {n} ({what}) belongs")
         if n > 2 and isclose(size * n, n - 1, rel_tol=near):
             found.append(f"divided by {n} ({what}) where {n - 1} belongs")
-    for name, value in scalars.items():
-        if value and abs(value) != 1:
-            for power, text in (
-                (-1, f"a factor {name} is missing"),
-                (1, f"a factor {name} too many"),
-                (-2, f"a factor {name}² is missing"),
-                (2, f"a factor {name}² too many"),
-            ):
-                if isclose(factor, value**power, rel_tol=2e-4):
-                    found.append(f"{text} ({name} = {number(value)})")
-    for value, text in ((pi, "π"), (sqrt(2), "√2"), (2 * pi, "2π"), (sqrt(pi), "√π")):
-        if isclose(size, value, rel_tol=2e-4):
-            found.append(f"a factor {text} too many")
-        if isclose(size * value, 1, rel_tol=2e-4):
-            found.append(f"a factor {text} is missing")
-    if found:
-        return says(", or ".join(list(dict.fromkeys(found))[:2]))
-    return says("look for a constant") if sign else f"it is {shown} times the right value"
+    return found
