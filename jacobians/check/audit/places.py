@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from jacobians import program
 from jacobians.check.audit.site import Site
 
+
 def callers(sites: Sequence[Site]) -> tuple[str, ...]:
     """The lines that call a rule: the innermost frames that belong to neither JAX nor us."""
     found = []
@@ -14,7 +15,7 @@ def callers(sites: Sequence[Site]) -> tuple[str, ...]:
             if not os.path.abspath(file).startswith((program.JAX_FOLDER, program.OWN_FOLDER)):
                 found.append(place(file, line))
                 break
-    return tuple(dict.fromkeys(place for place in found if place is not None))
+    return tuple(dict.fromkeys(line for line in found if line is not None))
 
 
 def place(file: str | None, line: int | None) -> str | None:
