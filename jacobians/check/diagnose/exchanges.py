@@ -9,14 +9,14 @@ import numpy as np
 
 from jacobians import program
 from jacobians.check.diagnose.alternatives import MASKS
-from jacobians.check.diagnose.switches import Candidate, Option, _is_array, _is_float
+from jacobians.check.diagnose.switches import Candidate, Option, is_array, is_float
 from jacobians.program.strip import run
 from jacobians.program.view import Program
 
 MAX_VALUES = 10
 
 
-def _replacements(
+def replacements(
     equation: Any,
     name: str,
     j: int,
@@ -28,7 +28,7 @@ def _replacements(
     value = fixed[j]
     what = own.name if own is not None else "its operand"
     found: list[tuple[str, str, Any]] = []
-    if _is_float(value):
+    if is_float(value):
         words = (
             f"the mask of {{place}} is taken from {{c}} instead of {what}"
             if name in MASKS
@@ -105,7 +105,7 @@ def _as_factor(name: str, j: int, what: str, value: Any) -> list[tuple[str, str,
     ]
 
 
-def _factors(inner: Program) -> set[Any]:
+def multiplied(inner: Program) -> set[Any]:
     """Variables that something is multiplied with or divided by."""
     found: set[Any] = set()
     for equation in inner.equations[::-1]:
@@ -116,7 +116,7 @@ def _factors(inner: Program) -> set[Any]:
     return found
 
 
-def _stand_ins(
+def stand_ins(
     value: Any, own: Candidate | None, candidates: list[Candidate], factor: bool
 ) -> tuple[list[Option], list[Any]]:
     """Values that may have been computed with in an operand's place throughout."""
@@ -154,12 +154,12 @@ def _fitting(
     """Candidates of the same shape: those of a boolean dtype, or floats where it is None."""
     found: dict[int, Candidate] = {}
     for c in candidates:
-        if c is own or np.shape(c.value) != np.shape(value) or not _is_array(c.value):
+        if c is own or np.shape(c.value) != np.shape(value) or not is_array(c.value):
             continue
         if np.iscomplexobj(c.value) != np.iscomplexobj(value):
             continue
         boolean = jnp.result_type(c.value) == jnp.bool_
-        if (boolean if dtype is not None else _is_float(c.value)) and c.value is not value:
+        if (boolean if dtype is not None else is_float(c.value)) and c.value is not value:
             found.setdefault(id(c.value), c)
     # what the user can name comes first, then what is computed last
     named = [c for c in found.values() if not c.name.startswith("the result of")]

@@ -139,11 +139,11 @@ def carrier(x: Any) -> Any:
 hold = jax.lax.stop_gradient
 
 
-def _is_float(x: Any) -> bool:
-    return _is_array(x) and bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
+def is_float(x: Any) -> bool:
+    return is_array(x) and bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
 
 
-def _is_array(x: Any) -> bool:
+def is_array(x: Any) -> bool:
     dtype = getattr(x, "dtype", None)
     return (
         dtype is not None

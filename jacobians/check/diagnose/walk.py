@@ -23,7 +23,7 @@ from jacobians.check.diagnose.alternatives import (
     alternatives,
     multipliers,
 )
-from jacobians.check.diagnose.exchanges import _factors, _replacements, _stand_ins
+from jacobians.check.diagnose.exchanges import multiplied, replacements, stand_ins
 from jacobians.check.diagnose.switches import (
     Candidate,
     Choice,
@@ -31,10 +31,10 @@ from jacobians.check.diagnose.switches import (
     Option,
     Switchboard,
     Switches,
-    _is_array,
-    _is_float,
     carrier,
     hold,
+    is_array,
+    is_float,
 )
 from jacobians.check.diagnose.words import Place, place_of
 from jacobians.program.strip import run
@@ -131,7 +131,7 @@ class Walk:
             outputs=inner.outputs,
             plain=plain,
             candidates=[*plain.values(), *outer],
-            factors=_factors(inner),
+            factors=multiplied(inner),
             uses=Counter(
                 atom
                 for equation in inner.equations
@@ -195,13 +195,13 @@ class Walk:
                 results = self._cond(equation, operands, active, key, frame.candidates)
             else:
                 results = self._loop(equation, operands, key, frame.candidates)
-            return results, [_is_float(r) for r in results], None
+            return results, [is_float(r) for r in results], None
         if name in WITHOUT_DERIVATIVE or not any(
             jnp.issubdtype(program.dtype_of(v), jnp.inexact) for v in equation.outvars
         ):
             return program.evaluate(equation, operands), still, None
-        fixed = [hold(v) if _is_float(v) else v for v in operands]
-        movers = [k for k, a in enumerate(active) if a and _is_float(operands[k])]
+        fixed = [hold(v) if is_float(v) else v for v in operands]
+        movers = [k for k, a in enumerate(active) if a and is_float(operands[k])]
         operation = _Operation(equation, name, key, self._place(equation), fixed)
         return self._sum(frame, operation, {k: operands[k] for k in movers})
 
@@ -210,7 +210,7 @@ class Walk:
     ) -> tuple[list[Any], list[bool], int | None]:
         """An operation as its value plus one tangent for each operand that has one."""
         made = program.evaluate(operation.equation, operation.fixed)
-        total = [hold(r) if _is_float(r) else r for r in made]
+        total = [hold(r) if is_float(r) else r for r in made]
         edge: int | None = None
         for k, given in movers.items():
             edge, value = self._edge(frame, operation, k, given)
@@ -218,8 +218,8 @@ class Walk:
             tangents = _tangents(operation.equation, linearised, k, value)
             if self.board.small and len(total) == 1 and not self.switches.paths_only:
                 tangents = [self._altered(operation, k, value, tangents[0])]
-            total = [t + u if _is_float(t) else t for t, u in zip(total, tangents, strict=True)]
-        return total, [_is_float(t) for t in total], edge if len(movers) == 1 else None
+            total = [t + u if is_float(t) else t for t, u in zip(total, tangents, strict=True)]
+        return total, [is_float(t) for t in total], edge if len(movers) == 1 else None
 
     def _edge(self, frame: _Frame, operation: _Operation, k: int, value: Any) -> tuple[int, Any]:
         """The edge by which operand k enters, and the operand with its tangent as switched there.
@@ -286,7 +286,7 @@ class Walk:
         """What looks for the values that may stand in operand j's place."""
         atom = operation.equation.invars[j]
         own = None if program.is_literal(atom) else frame.plain.get(atom)
-        return lambda: _replacements(
+        return lambda: replacements(
             operation.equation, operation.name, j, own, frame.candidates, operation.fixed
         )
 
@@ -312,11 +312,11 @@ class Walk:
             carry = given[first:last]
             outer, self.looped = self.looped, True
             given = [*given[:first], *self._carried(key, place, carry), *given[last:]]
-            moving = [_is_float(v) for v in given]
+            moving = [is_float(v) for v in given]
             results, _ = self.frame(inner, given, moving, (*key, "body"), candidates, names)
             self.looped = outer
             kept = [
-                r.astype(c.dtype) if _is_float(c) else r
+                r.astype(c.dtype) if is_float(c) else r
                 for r, c in zip(results, carry, strict=False)
             ]
             return [*kept, *results[len(carry) :]]
@@ -329,7 +329,7 @@ class Walk:
         """Carried values, each with a switch that cuts the path through earlier steps."""
         state = Place("the earlier steps of the loop", "", place.line, place.where, 5)
         return [
-            self._scale((*key, "carry", k), state, v)[1] if _is_float(v) else v
+            self._scale((*key, "carry", k), state, v)[1] if is_float(v) else v
             for k, v in enumerate(carry)
         ]
 
@@ -408,12 +408,12 @@ class Walk:
 
     def _stand_in(self, frame: _Frame, key: Key, place: Place, variable: Any, value: Any) -> Any:
         """A variable's value with its tangent, or another for all that is computed from it."""
-        if not self.board.small or self.looped or not _is_float(value):
+        if not self.board.small or self.looped or not is_float(value):
             return value
 
         def found() -> tuple[list[Option], list[Any]]:
             own, factor = frame.plain.get(variable), variable in frame.factors
-            return _stand_ins(hold(value), own, frame.candidates, factor)
+            return stand_ins(hold(value), own, frame.candidates, factor)
 
         return self._put((*key, "value"), place, hold(value), found) + carrier(value)
 
@@ -433,7 +433,7 @@ def _plain_values(
     def apply(equation: Equation, operands: list[Any]) -> list[Any]:
         results = program.evaluate(equation, operands)
         for variable, result in zip(equation.outvars, results, strict=True):
-            if _is_array(result):
+            if is_array(result):
                 place = place_of(equation)
                 line = f" in `{place.line[:40]}`" if place.line else ""
                 found[variable] = Candidate(f"the result of `{place.name}`{line}", result)
@@ -463,7 +463,7 @@ def _tangents(equation: Equation, linearised: list[Any], k: int, value: Any) -> 
         # its JVP rule asks for tangents of all operands, be they 0
         nothing = 0.0 * jnp.sum(carrier(value))
         given = [
-            v if j == k or not _is_float(v) else v + nothing.astype(v.dtype)
+            v if j == k or not is_float(v) else v + nothing.astype(v.dtype)
             for j, v in enumerate(given)
         ]
-    return [carrier(r) if _is_float(r) else r for r in program.evaluate(equation, given)]
+    return [carrier(r) if is_float(r) else r for r in program.evaluate(equation, given)]
