@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jacobians import audit, check_vjp
+from jacobians.check.diagnose import again
 from jacobians.check.diagnose.budget import Budget, OutOfTime, budget_of
 from jacobians.check.diagnose.words import place_of, ratio_text
 from jacobians.errors import ArgumentError
@@ -342,3 +343,15 @@ def test_a_path_is_found_beside_a_call_that_returns_a_number():
     x = np.array([0.3, 0.8, -0.5], np.float32)
     check = check_vjp(f, x, vjp=lambda c, x: (c * jnp.cos(x) * jnp.exp(jnp.sin(x)),))
     assert "the path through `exp`" in check.diagnoses[0].message, str(check)
+
+
+def test_points_at_which_a_rule_cannot_be_called_are_said(monkeypatch):
+    @jax.custom_vjp
+    def twice(x):
+        return jnp.sin(x)
+
+    twice.defvjp(lambda x: (jnp.sin(x), x), lambda x, c: (2 * c * jnp.cos(x),))
+    monkeypatch.setattr(again, "other_points", lambda *given: [[np.zeros((2, 2))]] * 2)
+    found = check_vjp(twice, jnp.array([0.5, 1.5, 2.5]))
+    assert not found
+    assert [n for n in found.notes if "causes were tried at 0 of" in n and "ValueError" in n]

@@ -106,7 +106,7 @@ def other_cases(
                 found.append(tuple(_at(case, values, expected, actual) for case in cases))
     if raised:
         notes.append(
-            f"causes were confirmed at {len(points)} of {count} other points: elsewhere the "
+            f"causes were tried at {len(points)} of {count} other points only: at the rest the "
             f"function or the rule cannot be evaluated ({raised[0]})"
         )
     return points, found
