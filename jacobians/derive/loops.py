@@ -30,6 +30,7 @@ from jacobians.derive.algebra.block import (
 )
 from jacobians.derive.algebra.coefficient import Coefficient, Factor, Product
 from jacobians.derive.algebra.normal import normal
+from jacobians.derive.algebra.syntax import is_case
 from jacobians.derive.algebra.term import Term
 from jacobians.derive.closure import Matrix, _same_pattern, _sum_matrices, closure, matrix_product
 from jacobians.derive.facts.certain import is_wild, may_be_anything, one_of, zeros
@@ -103,7 +104,7 @@ def _what_all_say(walk: Walk, result: int, branches: Sequence[int]) -> None:
 
 def _indicator(walk: Walk, index: int, branch: int) -> Coefficient:
     function = Function(
-        f"select{branch}", f"1[{{0}} = {branch}]", lambda i: 1.0 * (jnp.asarray(i) == branch)
+        f"select{branch}", is_case(branch), lambda i: 1.0 * (jnp.asarray(i) == branch), True
     )
     number = walk.tape.function(function, (index,), (), jnp.dtype("float32"))
     depends = walk.tape.values[number].depends

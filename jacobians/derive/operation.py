@@ -18,6 +18,7 @@ from jacobians.derive.algebra import affine
 from jacobians.derive.algebra import coefficient as coefficients
 from jacobians.derive.algebra.affine import ZERO, Affine
 from jacobians.derive.algebra.coefficient import Coefficient, Factor, Product
+from jacobians.derive.algebra.syntax import Call, Comparison, Indicator, Slot, Words
 from jacobians.derive.algebra.term import Term
 from jacobians.derive.tape import Function, Node, Tape
 
@@ -173,8 +174,8 @@ class Operation:
         equation = self.node.equation
         function = Function(
             f"{self.op}#{self.node.outputs[output]}/{operand}/{by_output}",
-            DERIVATIVE_TEXT.get(self.op)
-            or f"∂{self.op}({', '.join('{' + str(k) + '}' for k in range(len(self.node.inputs)))})",
+            DERIVATIVE_FORMS.get(self.op)
+            or Call(f"∂{self.op}", tuple(map(Slot, range(len(self.node.inputs))))),
             _derivative_array(equation, operand, output, by_output),
         )
         shape = self.out_shapes[output] if by_output else self.in_shapes[operand]
@@ -186,7 +187,10 @@ class Operation:
 
 
 # how the derivatives that JAX computes are written, where there is a plainer way than ∂op(x)
-DERIVATIVE_TEXT = {"reduce_max": "1[{0} = max]", "reduce_min": "1[{0} = min]"}
+DERIVATIVE_FORMS = {
+    f"reduce_{most}": Indicator(Comparison((Slot(0), Words(most)), ("=",)))
+    for most in ("max", "min")
+}
 
 
 def restrict_index(index: Index, shape: tuple[int, ...]) -> Index:

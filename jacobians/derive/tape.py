@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
+from jacobians.derive.algebra.syntax import Expression
 from jacobians.derive.facts.rounding import Radius, exact_constant, radii
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -84,13 +85,15 @@ class Function:
 
     Attributes:
         name: a key that, with the operands, identifies the value.
-        text: how it is printed, with `{0}`, `{1}` for the operands: `1[{0} > {1}]`.
+        form: how it is written, with slots for the operands: `1[{0} > {1}]`.
         compute: the function of the operands' arrays, in JAX or NumPy operations.
+        selects: whether it is 1 or 0, by which case a `select` or a branch has chosen.
     """
 
     name: str
-    text: str
+    form: Expression
     compute: Callable[..., Any] = field(compare=False)
+    selects: bool = False
 
 
 class Tape:

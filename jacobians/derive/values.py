@@ -86,7 +86,7 @@ def block_matrix(
             for f in p.factors:
                 part = np.asarray(arrays[f.value])[tuple(found.value(e) for e in f.at)]
                 function = tape.values[f.value].function
-                if function is not None and function.name.startswith("select"):
+                if function is not None and function.selects:
                     # what is not selected does not count, be it infinite
                     off |= part == 0
                 with np.errstate(all="ignore"):

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jacobians import program
-from jacobians.derive.rules.elementwise import superscript
+from jacobians.derive.algebra.syntax import Name, Sliced
 from jacobians.graph.build import Step
-from jacobians.notation.expression import slice_text
+from jacobians.notation.expression import slice_ranges
 from jacobians.notation.numbers import group
 from jacobians.notation.operation import CALLS, SHORT, SYMBOLS
+from jacobians.notation.text import superscript, text_of
 
 INFIX = {"add": " + ", "add_any": " + ", "sub": " − ", "div": "/", "mul": "·"}
 COMPARISONS = {"gt": " > ", "ge": " ≥ ", "lt": " < ", "le": " ≤ ", "eq": " = ", "ne": " ≠ "}
@@ -55,7 +56,8 @@ def operation_text(step: Step, names: Sequence[str], shapes: Sequence[tuple[int,
         axes = program.parameters(step.equation)["axes"]
         return _reduction(SHORT[op], names[0], axes, len(shapes[0]))
     if op == "slice":
-        return f"{group(names[0])}[{slice_text(program.parameters(step.equation), shapes[0])}]"
+        ranges = slice_ranges(program.parameters(step.equation), shapes[0])
+        return text_of(Sliced(Name(names[0]), ranges))
     if op == "transpose" and tuple(program.parameters(step.equation)["permutation"]) == (1, 0):
         return group(names[0]) + "ᵀ"
     if op == "select_n" and len(names) == 3:

@@ -5,7 +5,6 @@ whole function, so the matrix between arrays is described and never built; only 
 single numbers, or the matrix is diagonal, is its value computed, by one vector-Jacobian product.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,11 @@ import jax
 import numpy as np
 
 from jacobians import program
+from jacobians.derive.algebra.syntax import Comparison, Expression, Indicator, walk
 from jacobians.derive.call import CallDerivation, derive_call
 from jacobians.graph.build import Step, pull_back
-from jacobians.notation.formula import formulas
+from jacobians.notation.formula import UNWRITTEN, Formulas, formulas
+from jacobians.notation.text import text_of
 from jacobians.program import strip
 from jacobians.program.call import Call, Leaf
 from jacobians.program.view import is_inexact
@@ -41,9 +42,7 @@ class LocalGradient:
         structure: the structure proved; None where it could not be derived. A node with a custom
             derivative has that of its rule; where the rule gives what its program gives, at this
             point and for random cotangents, that of the program.
-        formula: the Jacobian in index notation, `x[j]·1[i = k]`, or None.
-        vjp_formula: how the upstream gradient is multiplied by it, `W̄ = q̄·xᵀ`, or None.
-        where: definitions of the names in the formulas.
+        formulas: the formulas, as objects.
         value: the number, where both ends are single numbers; the diagonal, where the matrix is
             diagonal and has no more than 65536 rows; else None.
         note: what is to be known besides, or the empty string.
@@ -54,11 +53,25 @@ class LocalGradient:
     operand: int
     shape: tuple[int, int]
     structure: Structure | None = None
-    formula: str | None = None
-    vjp_formula: str | None = None
-    where: tuple[str, ...] = ()
+    formulas: Formulas = UNWRITTEN
     value: Any = None
     note: str = ""
+
+    @property
+    def formula(self) -> str | None:
+        """The Jacobian in index notation, `x[j]·1[i = k]`, or None."""
+        derivative = self.formulas.derivative
+        return None if derivative is None else text_of(derivative.right)
+
+    @property
+    def vjp_formula(self) -> str | None:
+        """How the upstream gradient is multiplied by it, `W̄ = q̄·xᵀ`, or None."""
+        return self.formulas.vjp
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """Definitions of the names in the formulas."""
+        return self.formulas.where
 
     @property
     def scalar(self) -> bool:
@@ -125,20 +138,17 @@ def _derived(derivation: CallDerivation, o: int, position: int, by_rule: bool) -
         (derivation.number(position),),
         derivation.tape.certain,
     )
-    text = formulas(derivation, o, position)
-    formula = None if text.jacobian is None else text.jacobian.split(" = ", 1)[1]
-    if by_rule and _compares(formula or ""):
+    written = formulas(derivation, o, position, own_name=True)
+    if by_rule and written.derivative is not None and _compares(written.derivative):
         # a rule may multiply by the truth of x > 0, which formulas have no sign for
-        formula, text = None, replace(text, vjp=None)
+        written = replace(written, derivative=None, pullback=None)
     return LocalGradient(
         output=output.name,
         input=input_.name,
         operand=position,
         shape=(output.size, input_.size),
         structure=proof.structure,
-        formula=_own_name(formula),
-        vjp_formula=_own_name(text.vjp),
-        where=tuple(filter(None, map(_own_name, text.where))),
+        formulas=written,
     )
 
 
@@ -162,24 +172,12 @@ def _numbers(
     ]
     values = [wire.value for wire in inputs]
     (value,) = pull_back(step.call, values, [gradient.operand], cotangents)
-    return LocalGradient(**{**gradient.__dict__, "value": value})
+    return replace(gradient, value=value)
 
 
-# `explain` writes `y` for a result that is called `out`; in a graph every name is the wire's own
-_OUT = "rəsult"
-
-
-def _compares(formula: str) -> bool:
+def _compares(formula: Expression) -> bool:
     """Whether a comparison stands outside of an indicator `1[…]`."""
-    return re.search(r" [<>≤≥≠=] ", re.sub(r"\[[^]]*\]", "", formula)) is not None
-
-
-def _leaf_name(name: str) -> str:
-    return name.replace("out", _OUT, 1) if name.startswith("out") else name
-
-
-def _own_name(text: str | None) -> str | None:
-    return None if text is None else text.replace(_OUT, "out")
+    return any(isinstance(part, Comparison) for part in walk(formula, outside=Indicator))
 
 
 def _rule_agrees(
@@ -264,7 +262,7 @@ def _bound(
 ) -> Call:
     """A function of wires as a call with named leaves."""
     results = [
-        Leaf(_leaf_name(wire.name), tuple(np.shape(wire.value)), _plain_dtype(wire.value.dtype))
+        Leaf(wire.name, tuple(np.shape(wire.value)), _plain_dtype(wire.value.dtype))
         for wire in outputs
     ]
     return Call(

@@ -9,7 +9,6 @@ the nonlinearity the product is the same matrix everywhere: many layers are wort
 """
 
 import inspect
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,17 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from jacobians.derive.algebra.syntax import (
+    Cotangent,
+    Expression,
+    Hadamard,
+    Name,
+    Product,
+    Transposed,
+    renamed,
+)
 from jacobians.errors import ArgumentError
 from jacobians.gates.scalar import scale
 from jacobians.networks.model import Network, Params, scores
 from jacobians.notation import show
+from jacobians.notation.formula import USUAL
+from jacobians.notation.numbers import POINT
+from jacobians.notation.text import bracketed, text_of
 from jacobians.structure.explain import explain
 from jacobians.structure.explanation import Block, Explanation
 
 Array = Any
-
-# how `explain` writes an output without a name
-OUTPUT = r"(?<!\w)y(?!\w)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +79,7 @@ class Chain:
         return show.text(self)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Collapse:
     """A network and the same network without its nonlinearity, side by side.
 
@@ -181,9 +189,16 @@ def without_nonlinearity(
         product = np.asarray(params[f"W{k}"], np.float64) @ product
     (with_it, ranks, different, _), (without, flat_ranks, flat_different, flat) = both
     return Collapse(
-        network, with_it, without, points, ranks, flat_ranks, different, flat_different,
-        float(np.abs(flat - product).max()),
-    )  # fmt: skip
+        network=network,
+        with_it=with_it,
+        without=without,
+        points=points,
+        ranks=ranks,
+        ranks_without=flat_ranks,
+        different=different,
+        different_without=flat_different,
+        product_difference=float(np.abs(flat - product).max()),
+    )
 
 
 def _scores_of(network: Network, params: Params) -> Callable[[Array], Array]:
@@ -212,19 +227,25 @@ def _link(
 
 def _factor(block: Block, name: str, before: str, after: str) -> str:
     """The Jacobian in matrix notation, read off the derived VJP; its own name where it has none."""
-    formula = block.vjp_formula
-    if formula is None or block.where not in ((), ("y = out",)):
+    pullback = block.formulas.pullback
+    others = [d for d in block.formulas.definitions if d.name != Name(USUAL)]
+    if pullback is None or others:
         return f"({name})"
-    right = formula.split(" = ", 1)[1]
-    cotangent = "ȳ"
     if block.structure.kind == "identity":
         return "I"
-    if right.endswith(f"ᵀ·{cotangent}"):
-        return right.removesuffix(f"ᵀ·{cotangent}")
-    if right.startswith(f"{cotangent} ⊙ ") and "diagonal" in block.properties:
-        inside = right.removeprefix(f"{cotangent} ⊙ ")
-        return f"diag({re.sub(OUTPUT, after, inside)})"
+    cotangent = Cotangent(USUAL)
+    match pullback.right:
+        case Product((Product((Transposed(matrix), last)),), scale, ()) if last == cotangent:
+            return text_of(Product((bracketed(matrix),), scale))
+        case Product((Hadamard((first, *rest)),), 1.0, ()) | Hadamard((first, *rest)):
+            if first == cotangent and "diagonal" in block.properties:
+                return f"diag({text_of(renamed(_entrywise(rest), USUAL, after))})"
     return f"({name})"
+
+
+def _entrywise(factors: Sequence[Expression]) -> Expression:
+    """The entrywise product of what stands beside the cotangent, in its brackets."""
+    return bracketed(factors[0], POINT) if len(factors) == 1 else Hadamard(tuple(factors))
 
 
 def _named(f: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:

@@ -8,83 +8,142 @@ have more than two indices, or the indices do not fit, the VJP is written by ind
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from math import prod
 
 from jacobians.derive.algebra import affine
 from jacobians.derive.algebra.affine import Affine, plain_variable
 from jacobians.derive.algebra.block import Terms
 from jacobians.derive.algebra.coefficient import ONE, Factor, Product
+from jacobians.derive.algebra.syntax import (
+    Brackets,
+    Call,
+    Cotangent,
+    Definition,
+    Derivative,
+    Equation,
+    Expression,
+    Indicator,
+    Name,
+    Negative,
+    Number,
+    Ones,
+    Vector,
+    Words,
+    parts,
+    walk,
+)
+from jacobians.derive.algebra.syntax import Product as Written
 from jacobians.derive.algebra.term import Term
 from jacobians.derive.call import CallDerivation
 from jacobians.derive.operation import resolve
 from jacobians.derive.tape import Tape
-from jacobians.notation.expression import Names, bar
-from jacobians.notation.indices import _index_formula, _index_vjp, axis_letters
+from jacobians.notation.expression import Names, variable
+from jacobians.notation.indices import axis_letters, entry_at, index_formula, index_vjp
 from jacobians.notation.matrix import matrix_vjp
-from jacobians.notation.numbers import indexed
+from jacobians.notation.text import text_of
+
+# what an output without a name of its own is called
+USUAL = "y"
+FLATTENED = Indicator(Words("equal positions in the flattened arrays"))
 
 
 @dataclass(frozen=True)
 class Formulas:
-    """The formulas of a block.
+    """The formulas of a block, as objects; and, by other names, as text.
 
     Attributes:
-        jacobian: the Jacobian by indices, or None.
-        vjp: the VJP, or None.
-        where: definitions of names, `q = W·x`.
+        derivative: the Jacobian by indices, or None.
+        pullback: the VJP, or None.
+        definitions: what the names in them mean.
         index: the letters of the output's and of the input's axes, 0 for axes of size one.
-        values: the tape values that the names stand for.
+        meanings: what was written of which value on the tape.
     """
 
-    jacobian: str | None = None
-    vjp: str | None = None
-    where: tuple[str, ...] = ()
+    derivative: Equation | None = None
+    pullback: Equation | None = None
+    definitions: tuple[Definition, ...] = ()
     index: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    values: Mapping[str, int] = field(default_factory=dict)
+    meanings: tuple[tuple[Expression, int], ...] = ()
+
+    @cached_property
+    def jacobian(self) -> str | None:
+        """The Jacobian by indices, or None."""
+        return None if self.derivative is None else text_of(self.derivative)
+
+    @cached_property
+    def vjp(self) -> str | None:
+        """The VJP, or None."""
+        return None if self.pullback is None else text_of(self.pullback)
+
+    @cached_property
+    def where(self) -> tuple[str, ...]:
+        """Definitions of names, `q = W·x`."""
+        return tuple(text_of(definition) for definition in self.definitions)
+
+    @property
+    def values(self) -> Mapping[str, int]:
+        """The tape values that the names stand for."""
+        return {text_of(e): number for e, number in self.meanings if not _starts_as_number(e)}
 
 
-def formulas(derivation: CallDerivation, output: int, input_: int) -> Formulas:
+UNWRITTEN = Formulas()
+
+
+def formulas(
+    derivation: CallDerivation, output: int, input_: int, own_name: bool = False
+) -> Formulas:
     """The formulas of ∂(output leaf)/∂(input leaf); empty where a coefficient is opaque.
 
     Args:
         derivation: the derivation of a call.
         output: position of the output leaf.
         input_: position of the input leaf.
+        own_name: whether an output without a name of its own is called `out`, and not `y`.
     """
     call = derivation.call
     out_leaf, in_leaf = call.outputs[output], call.inputs[input_]
     terms = derivation.terms(output, input_)
     tape = derivation.tape
-    shown = _output_name(out_leaf.name, {leaf.name for leaf in call.inputs})
+    inputs = {leaf.name for leaf in call.inputs}
+    shown = out_leaf.name if own_name else _output_name(out_leaf.name, inputs)
     names = Names(tape, (derivation.derivation.outputs[output], shown))
     left, right = axis_letters((out_leaf.shape, in_leaf.shape), names.given)
     nothing = Formulas(index=(left, right))
-    d_out, d_in = indexed(f"∂{out_leaf.name}", left), indexed(f"∂{in_leaf.name}", right)
+    above, below = Name(out_leaf.name), Name(in_leaf.name)
     if not terms:
-        derivative = f"∂{out_leaf.name}/∂{in_leaf.name}"
-        return replace(nothing, jacobian=f"{derivative} = 0", vjp=f"{bar(in_leaf.name)} = 0")
+        return replace(
+            nothing,
+            derivative=Equation(Derivative(above, below), Number(0)),
+            pullback=Equation(Cotangent(in_leaf.name), Number(0)),
+        )
     if any(t.coefficient.products is None for t in terms):
         return nothing
     shapes = out_leaf.shape, in_leaf.shape
     terms = tuple(_simplified(t, tape) for t in terms)
-    jacobian = _index_formula(terms, names, f"{d_out}/{d_in}", left, right, shapes)
+    entries = Derivative(entry_at(above, left), entry_at(below, right))
+    jacobian = index_formula(terms, names, entries, (left, right), shapes)
     vjp = matrix_vjp(terms, names, shown, in_leaf.name, shapes)
     if _only_reshapes(terms, *shapes):
-        vjp = f"{bar(in_leaf.name)} = reshape({bar(shown)}, {list(in_leaf.shape)})"
-        if jacobian is not None and jacobian.count("1[") > 1:
-            jacobian = f"{d_out}/{d_in} = 1[equal positions in the flattened arrays]"
+        flat = Call("reshape", (Cotangent(shown), Vector(tuple(map(Number, in_leaf.shape)))))
+        vjp = Equation(Cotangent(in_leaf.name), flat)
+        if jacobian is not None and sum(isinstance(e, Indicator) for e in walk(jacobian)) > 1:
+            jacobian = Equation(entries, FLATTENED)
     if vjp is None:
-        vjp = _index_vjp(terms, names, shown, in_leaf.name, in_leaf.shape)
-    used = [t for t in (jacobian, vjp) if t is not None]
-    where = tuple(
-        f"{name} = {text}"
-        for name, text in names.definitions.items()
-        if any(_mentions(t, name) for t in (*used, *names.definitions.values()))
+        vjp = index_vjp(terms, names, shown, in_leaf.name, in_leaf.shape)
+    used = tuple(e for e in (jacobian, vjp) if e is not None)
+    meanings = tuple(names.definitions.values())
+    definitions: tuple[Definition, ...] = tuple(
+        Definition(Name(name), meaning)
+        for name, meaning in names.definitions.items()
+        if any(_mentions(e, name) for e in (*used, *meanings))
     )
-    if shown != out_leaf.name and any(_mentions(t, shown) for t in (*used, *where)):
-        where = (f"{shown} = {out_leaf.name}", *where)
-    return Formulas(jacobian, vjp, where, (left, right), names.values)
+    every: list[Expression] = [*used, *definitions]
+    if shown != out_leaf.name and any(_mentions(e, shown) for e in every):
+        definitions = (Definition(Name(shown), above), *definitions)
+    return Formulas(jacobian, vjp, definitions, (left, right), names.values)
 
 
 def _only_reshapes(terms: Terms, out_shape: Sequence[int], in_shape: Sequence[int]) -> bool:
@@ -99,35 +158,44 @@ def _only_reshapes(terms: Terms, out_shape: Sequence[int], in_shape: Sequence[in
 
 def _output_name(name: str, inputs: set[str]) -> str:
     """How an output is written: `y` for `out`, `y[1]` for `out[1]`, unless an input is called y."""
-    if name != "out" and not name.startswith("out["):
+    if variable(name) != "out":
         return name
-    taken = {text.split("[")[0] for text in inputs}
-    letter = next(c for c in ("y", "s", "f", "z", "out") if c not in taken or c == "out")
+    taken = {variable(text) for text in inputs}
+    letter = next(c for c in (USUAL, "s", "f", "z", "out") if c not in taken or c == "out")
     return letter + name.removeprefix("out")
 
 
-def needed(where: Sequence[str], text: str) -> tuple[str, ...]:
-    """The definitions that a text uses, itself or in another definition that it uses."""
-    texts, kept = [text], dict.fromkeys(where, False)
-    while texts:
-        used = texts.pop()
+def needed(definitions: Sequence[Definition], formula: Expression) -> tuple[Definition, ...]:
+    """The definitions that a formula uses, itself or in another definition that it uses."""
+    waiting, kept = [formula], dict.fromkeys(definitions, False)
+    while waiting:
+        used = waiting.pop()
         for definition, known in kept.items():
-            name, meaning = definition.split(" = ", 1)
-            if not known and _mentions(used, name):
+            if not known and _mentions(used, definition.name.text):
                 kept[definition] = True
-                texts.append(meaning)
+                waiting.append(definition.meaning)
     return tuple(definition for definition, known in kept.items() if known)
 
 
-def _mentions(text: str, name: str) -> bool:
-    position = text.find(name)
-    while position >= 0:
-        before = text[position - 1] if position else " "
-        after = text[position + len(name) : position + len(name) + 1] or " "
-        if not (before.isalnum() or before == "_" or after.isalnum() or after == "_"):
-            return True
-        position = text.find(name, position + 1)
-    return False
+def _mentions(e: Expression, name: str) -> bool:
+    """Whether an expression has a name in it, as it is or, of an unusual output, by its cotangent.
+
+    `ȳ` needs no word of what `y` is; `s̄`, where an input is called y, does.
+    """
+    unusual = name != USUAL and name == variable(name)
+    said = (Name(name), Cotangent(name)) if unusual else (Name(name),)
+    return any(part in said for part in walk(e))
+
+
+def _starts_as_number(e: Expression) -> bool:
+    """Whether a text starts with a number or a sign, so that it cannot stand for a name."""
+    if isinstance(e, (Number, Ones, Negative, Indicator)):
+        return True
+    if isinstance(e, (Brackets, Call, Vector)):
+        return False
+    if isinstance(e, Written) and (abs(e.scale) != 1.0 or e.scale < 0):
+        return True
+    return any(_starts_as_number(part) for part in islice(parts(e), 1))
 
 
 def _simplified(term: Term, tape: Tape) -> Term:
@@ -143,7 +211,7 @@ def _each_once(product: Product, tape: Tape) -> Product:
     kept: list[Factor] = []
     for f in product.factors:
         function = tape.values[f.value].function
-        if f in kept and function is not None and function.name.startswith("select"):
+        if f in kept and function is not None and function.selects:
             continue
         kept.append(f)
     return Product(product.scale, tuple(kept))

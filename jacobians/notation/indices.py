@@ -10,33 +10,54 @@ from dataclasses import dataclass
 from jacobians.derive.algebra import affine
 from jacobians.derive.algebra.affine import Affine, plain_variable
 from jacobians.derive.algebra.block import Terms
-from jacobians.derive.algebra.coefficient import Factor, Product
+from jacobians.derive.algebra.coefficient import Factor
+from jacobians.derive.algebra.coefficient import Product as Factors
+from jacobians.derive.algebra.syntax import (
+    Comparison,
+    Cotangent,
+    Derivative,
+    Equation,
+    Expression,
+    Indicator,
+    Number,
+    Position,
+    Product,
+    entry,
+    total,
+)
 from jacobians.derive.algebra.term import Term
-from jacobians.notation.expression import Names, bar
-from jacobians.notation.numbers import group, indexed, number_text
+from jacobians.notation.expression import Names
+from jacobians.notation.text import bracketed, text_of
 
 INDICES = ("i", "j", "k", "l", "m", "n", "o", "p", "s", "t")
 SUMMED = ("a", "b", "c", "d", "e", "g", "r", "α", "β", "γ")
 LONGEST = 240
 
 
-def _index_formula(
+def index_formula(
     terms: Terms,
     names: Names,
-    derivative: str,
-    left: Sequence[str],
-    right: Sequence[str],
+    derivative: Derivative,
+    letters: tuple[Sequence[str], Sequence[str]],
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
-) -> str | None:
-    parts = []
+) -> Equation | None:
+    """The Jacobian by indices, `∂out[i]/∂x[j] = 1[i = j]·y[i]`; None where it grows too long."""
+    summands: list[Expression] = []
     for term in terms:
-        places = _places((*left, *right), (*term.out, *term.inp), (*shapes[0], *shapes[1]))
-        part = _index_term(term, names, places, None)
-        if part is None:
+        places = _places(
+            (*letters[0], *letters[1]), (*term.out, *term.inp), (*shapes[0], *shapes[1])
+        )
+        written = _index_term(term, names, places, None)
+        if written is None:
             return None
-        parts.extend(part)
-    text = f"{derivative} = {_joined(parts)}"
-    return text if len(text) <= LONGEST else None
+        summands.extend(written)
+    formula = Equation(derivative, total(tuple(summands)))
+    return formula if len(text_of(formula)) <= LONGEST else None
+
+
+def entry_at(array: Expression, letters: Sequence[str]) -> Expression:
+    """An entry by its letters, 0 for axes of size one; the array itself where it has no axes."""
+    return entry(array, tuple(Position(0) if i == "0" else Position(0, ((i, 1),)) for i in letters))
 
 
 def axis_letters(shapes: Sequence[Sequence[int]], taken: Container[str]) -> list[tuple[str, ...]]:
@@ -59,20 +80,12 @@ def _places(
     return [(letter, e, n) for letter, e, n in together if letter != "0"]
 
 
-def _joined(parts: Sequence[str]) -> str:
-    """Summands with their signs."""
-    text = parts[0]
-    for part in parts[1:]:
-        text += f" − {part[1:]}" if part.startswith("−") else f" + {part}"
-    return text
-
-
 @dataclass(frozen=True)
 class _Lettered:
-    """A term with letters for its variables and the conditions left over, as text."""
+    """A term with letters for its variables, and the conditions left over."""
 
     write: "_Writer"
-    conditions: tuple[str, ...]
+    conditions: tuple[Expression, ...]
     summed: Mapping[int, str]
 
 
@@ -131,30 +144,39 @@ def _letter(
         return None
     write = _Writer({**written, **summed}, solution)
     limits = dict(sizes_of_letters)
-    conditions: list[str] = []
+    conditions: list[Expression] = []
     for v, n in sizes.items():
         if term.sizes[v] < n:
             limits[written[v]] = term.sizes[v]
             if not _implied(v, term, equal, places):
-                conditions.append(f"{written[v]} < {term.sizes[v]}")
+                short = Position(0, ((written[v], 1),))
+                conditions.append(Comparison((short, Number(term.sizes[v])), ("<",)))
     conditions = [*(_equality(letter, write(e)) for letter, e in equal), *conditions]
     for v in solution:
-        position = write.letters(affine.variable(v))
-        low, high = position.range(limits)
-        text = str(position)
-        below = f"0 ≤ {text}" if low < 0 else ""
-        above = f"{text} < {term.sizes[v]}" if high > term.sizes[v] - 1 else ""
-        conditions.append(f"0 ≤ {above}" if below and above else below or above)
+        conditions += _within(write(affine.variable(v)), term.sizes[v], limits)
     for e in term.bounds:
-        bound = write.letters(e)
+        bound = write(e)
         if bound.range(limits)[0] < 0:
-            conditions.append(_bound_text(bound))
-    conditions += [f"{write(e)} = 0" for e in term.zeros]
-    return _Lettered(write, tuple(c for c in dict.fromkeys(conditions) if c), summed)
+            conditions.append(_bound(bound))
+    conditions += [Comparison((write(e), Number(0)), ("=",)) for e in term.zeros]
+    return _Lettered(write, tuple(dict.fromkeys(conditions)), summed)
 
 
-def _equality(letter: str, text: str) -> str:
-    return f"{text} = {letter}" if len(text) == 1 and text.isalpha() else f"{letter} = {text}"
+def _within(position: Position, size: int, limits: Mapping[str, int]) -> list[Expression]:
+    """What of `0 ≤ position < size` the ranges of its letters do not say already."""
+    low, high = position.range(limits)
+    below, above = low < 0, high > size - 1
+    if not (below or above):
+        return []
+    sides = (*((Number(0),) if below else ()), position, *((Number(size),) if above else ()))
+    return [Comparison(sides, (*("≤" * below), *("<" * above)))]
+
+
+def _equality(letter: str, position: Position) -> Expression:
+    """`i = j + 1`; of two letters the given one is second, `i = j`."""
+    given = Position(0, ((letter, 1),))
+    plain = position.letter is not None
+    return Comparison((position, given) if plain else (given, position), ("=",))
 
 
 def _implied(
@@ -172,15 +194,15 @@ def _implied(
 
 
 def _index_term(
-    term: Term, names: Names, places: Sequence[tuple[str, Affine, int]], cotangent: str | None
-) -> list[str] | None:
+    term: Term, names: Names, places: Sequence[tuple[str, Affine, int]], cotangent: Cotangent | None
+) -> list[Expression] | None:
     """The summands of one term: indicators of its conditions times its coefficient.
 
     Args:
         term: the term.
         names: names of values.
         places: letter, expression and size of every index that is given.
-        cotangent: the name of the output's cotangent for a VJP, whose output indices are summed.
+        cotangent: the output's cotangent for a VJP, whose output indices are summed.
     """
     free = [letter for letter in SUMMED if letter not in names.given]
     lettered = None if term.guards else _letter(term, places, free)
@@ -188,28 +210,24 @@ def _index_term(
         return None
     write = lettered.write
     relation = {v for e in (*term.out, *term.inp, *term.zeros, *term.bounds) for v, _ in e.terms}
-    result = []
+    result: list[Expression] = []
     for p in term.coefficient.products or ():
         own = {v for f in p.factors for e in f.at for v, _ in e.terms} | relation
         ranges = _known_ranges(p, term, names)
-        summed = [
-            name if v in ranges else f"{name}<{term.sizes[v]}"
-            for v, name in lettered.summed.items()
+        over = tuple(
+            (letter, None if v in ranges else term.sizes[v])
+            for v, letter in lettered.summed.items()
             if v in own
-        ]
-        factors = [f"1[{c}]" for c in lettered.conditions]
+        )
+        factors: list[Expression] = [Indicator(c) for c in lettered.conditions]
         if cotangent is not None:
-            factors.append(indexed(cotangent, [write(e) for e in term.out]))
-        factors += [_factor_text(f, names, write) for f in p.factors]
-        text = _product_text(p.scale, factors)
-        if summed:
-            sign = "−" if text.startswith("−") else ""
-            text = f"{sign}Σ_{','.join(summed)} {text.removeprefix('−')}"
-        result.append(text)
+            factors.append(entry(cotangent, tuple(write(e) for e in term.out)))
+        factors += [_factor(f, names, write) for f in p.factors]
+        result.append(Product(tuple(factors), float(p.scale), over))
     return result
 
 
-def _known_ranges(product: Product, term: Term, names: Names) -> set[int]:
+def _known_ranges(product: Factors, term: Term, names: Names) -> set[int]:
     """Variables that are by themselves an index of an array and run over all of its axis."""
     values = names.tape.values
     # the output's index is the cotangent's; in the Jacobian nothing is summed over it
@@ -218,30 +236,6 @@ def _known_ranges(product: Product, term: Term, names: Names) -> set[int]:
         places += zip(f.at, values[f.value].shape, strict=True)
     indices = ((plain_variable(e), n) for e, n in places)
     return {v for v, n in indices if v is not None and term.sizes[v] == n}
-
-
-@dataclass(frozen=True)
-class _Letters:
-    """An affine expression in index letters: `const + Σ coefficient · letter`."""
-
-    const: int
-    terms: Mapping[str, int]
-
-    def range(self, sizes: Mapping[str, int]) -> tuple[int, int]:
-        """The least and the greatest value when every letter runs over its axis."""
-        reach = [c * (sizes[letter] - 1) for letter, c in self.terms.items()]
-        low, high = sum(min(r, 0) for r in reach), sum(max(r, 0) for r in reach)
-        return self.const + low, self.const + high
-
-    def __str__(self) -> str:
-        positive = [(letter, c) for letter, c in self.terms.items() if c > 0]
-        negative = [(letter, c) for letter, c in self.terms.items() if c < 0]
-        parts = [_scaled(c, letter) for letter, c in positive]
-        number = [number_text(self.const)] if self.const else []
-        if not positive:
-            parts, number = number, []
-        parts += [_scaled(c, letter) for letter, c in negative]
-        return _joined([*parts, *number] or ["0"])
 
 
 @dataclass(frozen=True)
@@ -256,74 +250,59 @@ class _Writer:
     written: Mapping[int, str]
     solution: Mapping[int, tuple[int, str, Affine]]
 
-    def letters(self, e: Affine) -> _Letters:
+    def __call__(self, e: Affine) -> Position:
         """The expression in letters, like letters joined."""
         const = e.const
-        total: dict[str, int] = {}
+        sums: dict[str, int] = {}
         waiting = list(e.terms)
         while waiting:
             v, c = waiting.pop(0)
             if v in self.solution:
                 sign, letter, rest = self.solution[v]
-                total[letter] = total.get(letter, 0) + c * sign
+                sums[letter] = sums.get(letter, 0) + c * sign
                 const += c * rest.const
                 waiting.extend((w, c * d) for w, d in rest.terms)
             else:
                 letter = self.written[v]
-                total[letter] = total.get(letter, 0) + c
-        return _Letters(const, {letter: c for letter, c in total.items() if c})
-
-    def __call__(self, e: Affine) -> str:
-        return str(self.letters(e))
+                sums[letter] = sums.get(letter, 0) + c
+        return Position(const, tuple((letter, c) for letter, c in sums.items() if c))
 
 
-def _scaled(c: int, name: str) -> str:
-    if abs(c) == 1:
-        return name if c > 0 else f"−{name}"
-    return f"{c}{name}".replace("-", "−")
-
-
-def _bound_text(bound: _Letters) -> str:
+def _bound(bound: Position) -> Expression:
     """`bound ≥ 0` with the negative part moved over: `j ≤ i`."""
-    high = {letter: c for letter, c in bound.terms.items() if c > 0}
-    low = {letter: -c for letter, c in bound.terms.items() if c < 0}
-    return f"{_Letters(max(-bound.const, 0), low)} ≤ {_Letters(max(bound.const, 0), high)}"
+    high = tuple((letter, c) for letter, c in bound.terms if c > 0)
+    low = tuple((letter, -c) for letter, c in bound.terms if c < 0)
+    sides = Position(max(-bound.const, 0), low), Position(max(bound.const, 0), high)
+    return Comparison(sides, ("≤",))
 
 
-def _factor_text(f: Factor, names: Names, write: _Writer) -> str:
+def _factor(f: Factor, names: Names, write: _Writer) -> Expression:
     """One factor with its index; functions of values with the index inside."""
     value = names.tape.values[f.value]
-    index = [write(e) for e in f.at]
-    if value.function is not None and f.value not in names.tape.names:
-        parts = []
-        for k in value.operands:
-            shape = names.tape.values[k].shape
-            own = ["0" if n == 1 else i for i, n in zip(index, shape, strict=False)]
-            part = indexed(names.of(k), own if len(shape) == len(index) else ())
-            parts.append(part if value.function.text.startswith("1[") else group(part))
-        return names.function_text(value, parts)
-    return indexed(names.of(f.value), index)
+    index = tuple(write(e) for e in f.at)
+    if value.function is None or f.value in names.tape.names:
+        return entry(names.of(f.value), index)
+    operands = []
+    for k in value.operands:
+        shape = names.tape.values[k].shape
+        own = tuple(Position(0) if n == 1 else i for i, n in zip(index, shape, strict=False))
+        operand = entry(names.of(k), own if len(shape) == len(index) else ())
+        inside = isinstance(value.function.form, Indicator)
+        operands.append(operand if inside else bracketed(operand))
+    return names.applied(value, operands)
 
 
-def _product_text(scale: float, factors: Sequence[str]) -> str:
-    parts = list(factors)
-    sign = "−" if scale < 0 else ""
-    if abs(scale) != 1.0 or not parts:
-        parts.insert(0, number_text(float(abs(scale))))
-    return sign + "·".join(group(p, 2) if len(parts) > 1 else p for p in parts)
-
-
-def _index_vjp(
+def index_vjp(
     terms: Terms, names: Names, out_name: str, in_name: str, in_shape: tuple[int, ...]
-) -> str | None:
-    """The VJP by indices: `x̄[j] = Σ_i ȳ[i]·…`."""
-    parts: list[str] = []
+) -> Equation | None:
+    """The VJP by indices: `x̄[j] = Σ_i ȳ[i]·…`; None where it grows too long."""
+    summands: list[Expression] = []
     (letters,) = axis_letters([in_shape], names.given)
     for term in terms:
         places = _places(letters, term.inp, in_shape)
-        part = _index_term(term, names, places, bar(out_name))
-        if part is None:
+        written = _index_term(term, names, places, Cotangent(out_name))
+        if written is None:
             return None
-        parts.extend(part)
-    text = f"{indexed(bar(in_name), letters)} = {_joined(parts)}"
-    return text if len(text) <= LONGEST else None
+        summands.extend(written)
+    formula = Equation(entry_at(Cotangent(in_name), letters), total(tuple(summands)))
+    return formula if len(text_of(formula)) <= LONGEST else None

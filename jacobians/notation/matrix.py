@@ -4,39 +4,47 @@ A term whose indices pair up as in a chain of matrix products is written as one,
 sums over axes and elementwise factors.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jacobians.derive.algebra.affine import Affine, plain_variable
 from jacobians.derive.algebra.block import Terms
-from jacobians.notation.expression import Names, bar
-from jacobians.notation.indices import _joined
-from jacobians.notation.numbers import group, number_text
+from jacobians.derive.algebra.syntax import (
+    Brackets,
+    Call,
+    Cotangent,
+    Equation,
+    Expression,
+    Hadamard,
+    Ones,
+    Product,
+    Transposed,
+    total,
+    walk,
+)
+from jacobians.notation.expression import Names
+from jacobians.notation.numbers import POINT
+from jacobians.notation.text import barred, bracketed
 
 
 @dataclass(frozen=True)
 class _Node:
-    """A factor, or what factors were joined to: text, the indices it has, its ⊙-parts."""
+    """A factor, or what factors were joined to: the indices it has, its ⊙-parts."""
 
     index: tuple[int, ...]
-    parts: tuple[str, ...]
+    parts: tuple[Expression, ...]
 
     @property
-    def text(self) -> str:
+    def whole(self) -> Expression:
+        """The entrywise product of the parts."""
         return hadamard(self.parts)
 
-    @property
-    def operand(self) -> str:
-        return group(self.text, 2)
 
-
-def hadamard(parts: Sequence[str]) -> str:
-    """Entrywise product of texts, the one with the cotangent first."""
+def hadamard(parts: Sequence[Expression]) -> Expression:
+    """Entrywise product, the part with the cotangent first."""
     if len(parts) == 1:
         return parts[0]
-    ordered = sorted(parts, key=lambda p: "\u0304" not in unicodedata.normalize("NFD", p))
-    return " ⊙ ".join(group(p, 2) for p in ordered)
+    return Hadamard(tuple(sorted(parts, key=lambda part: not any(map(barred, walk(part))))))
 
 
 def matrix_vjp(
@@ -45,7 +53,7 @@ def matrix_vjp(
     out_name: str,
     in_name: str,
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
-) -> str | None:
+) -> Equation | None:
     """The VJP in matrix notation, or None where it does not apply."""
     tape = names.tape
     summands: list[tuple[float, _Summand]] = []
@@ -57,7 +65,7 @@ def matrix_vjp(
         if target is None or cotangent_index is None:
             return None
         for p in term.coefficient.products or ():
-            nodes = [_Node(cotangent_index, (bar(out_name),))]
+            nodes = [_Node(cotangent_index, (Cotangent(out_name),))]
             for f in p.factors:
                 axes = _axes(f.at, tape.values[f.value].shape, term.sizes)
                 if axes is None:
@@ -67,7 +75,7 @@ def matrix_vjp(
             if joined is None:
                 return None
             summands.append((p.scale, joined))
-    return f"{bar(in_name)} = {_sum_text(summands)}"
+    return Equation(Cotangent(in_name), _sum(summands))
 
 
 def _axes(
@@ -111,7 +119,8 @@ def _merge_equal(nodes: list[_Node]) -> list[_Node] | None:
 
 
 def _transposed(n: _Node) -> _Node:
-    return _Node(n.index[::-1], (group(n.text) + "ᵀ",))
+    """The factor with its two indices exchanged."""
+    return _Node(n.index[::-1], (Transposed(n.whole),))
 
 
 def _multiply(nodes: list[_Node], target: tuple[int, ...]) -> list[_Node] | None:
@@ -130,35 +139,35 @@ def _multiply(nodes: list[_Node], target: tuple[int, ...]) -> list[_Node] | None
         # put the summed index last in the first, first in the second
         left = a if a.index[1] == v else _transposed(a)
         if len(b.index) == 1:
-            return [*rest, _Node(left.index[:1], (f"{left.operand}·{b.operand}",))]
+            return [*rest, _Node(left.index[:1], (Product((left.whole, b.whole)),))]
         right = b if b.index[0] == v else _transposed(b)
         if left.index[0] == right.index[1]:
             continue
         index = (left.index[0], right.index[1])
         # (A·B)ᵀ reads better as Bᵀ·Aᵀ where that is the orientation wanted
         if index == target[::-1]:
-            flipped = _Node(target, (f"{_flip(right)}·{_flip(left)}",))
-            return [*rest, flipped]
-        return [*rest, _Node(index, (f"{left.operand}·{right.operand}",))]
+            return [*rest, _Node(target, (Product((_flip(right), _flip(left))),))]
+        return [*rest, _Node(index, (Product((left.whole, right.whole)),))]
     return None
 
 
-def _flip(n: _Node) -> str:
-    text = group(n.text)
-    return text.removesuffix("ᵀ") if text.endswith("ᵀ") else text + "ᵀ"
+def _flip(n: _Node) -> Expression:
+    """The factor transposed: twice is not at all."""
+    whole = n.whole
+    return bracketed(whole.of) if isinstance(whole, Transposed) else Transposed(whole)
 
 
 def _sum_out(nodes: list[_Node], target: tuple[int, ...]) -> list[_Node] | None:
     """An index that one factor alone has, and the result has not: a sum."""
     for n in nodes:
-        own = [v for v in n.index if v not in target
-               and not any(v in other.index for other in nodes if other is not n)]  # fmt: skip
+        shared = {v for other in nodes if other is not n for v in other.index}
+        own = [v for v in n.index if v not in target and v not in shared]
         if not own:
             continue
         rest = [other for other in nodes if other is not n]
         kept = tuple(v for v in n.index if v not in own)
-        axis = f", axis={n.index.index(own[0])}" if kept else ""
-        return [*rest, _Node(kept, (f"Σ({n.text}{axis})",))]
+        axes = (n.index.index(own[0]),) if kept else ()
+        return [*rest, _Node(kept, (Call("Σ", (n.whole,), axes),))]
     return None
 
 
@@ -174,60 +183,64 @@ def _finish(nodes: list[_Node], scalars: list[_Node], target: tuple[int, ...]) -
     if matrices:
         only = matrices[0] if matrices[0].index == target else _transposed(matrices[0])
         parts = list(only.parts)
-        for vector in vectors:
-            # a vector along one axis of a matrix is broadcast along the other
-            column = vector.index[0] == target[0]
-            parts.append(f"{vector.operand}·1ᵀ" if column else f"1·{group(vector.text)}ᵀ")
+        # a vector along one axis of a matrix is broadcast along the other
+        parts += [_broadcast(vector, target) for vector in vectors]
         return _Summand(factors, tuple(parts))
     if len(vectors) == 2 == len(target):
         by_index = {n.index[0]: n for n in vectors}
         if set(by_index) != set(target):
             return None
         first, second = (by_index[v] for v in target)
-        return _Summand(factors, (f"{first.operand}·{group(second.text)}ᵀ",))
+        return _Summand(factors, (Product((first.whole, Transposed(second.whole))),))
     if len(vectors) == 1 == len(target):
         return _Summand(factors, vectors[0].parts)
     if len(vectors) == 1 and len(target) == 2:
-        column = vectors[0].index[0] == target[0]
-        text = f"{vectors[0].operand}·1ᵀ" if column else f"1·{group(vectors[0].text)}ᵀ"
-        return _Summand(factors, (text,))
+        return _Summand(factors, (_broadcast(vectors[0], target),))
     if nodes:
         return None
-    return _Summand(factors, ("1",) if target else ())
+    return _Summand(factors, (Ones(),) if target else ())
+
+
+def _broadcast(vector: _Node, target: tuple[int, ...]) -> Expression:
+    """A vector as a matrix of equal columns, `x·1ᵀ`, or of equal rows, `1·xᵀ`."""
+    if vector.index[0] == target[0]:
+        return Product((vector.whole, Transposed(Ones())))
+    return Product((Ones(), Transposed(vector.whole)))
 
 
 @dataclass(frozen=True)
 class _Summand:
     """One summand of a VJP: scalar factors times entrywise parts."""
 
-    scalars: tuple[str, ...]
-    parts: tuple[str, ...]
+    scalars: tuple[Expression, ...]
+    parts: tuple[Expression, ...]
+
+    def times(self, scale: float) -> Expression:
+        """The summand times a number."""
+        if self.parts:
+            return Product((hadamard(self.parts), *self.scalars), scale)
+        alone = len(self.scalars) == 1 and abs(scale) == 1.0
+        scalars = tuple(bracketed(s, POINT) for s in self.scalars) if alone else self.scalars
+        return Product(scalars, scale)
 
 
-def _sum_text(summands: Sequence[tuple[float, _Summand]]) -> str:
+def _sum(summands: Sequence[tuple[float, _Summand]]) -> Expression:
     """The sum of products, a common entrywise part taken out."""
-    if len(summands) == 1:
-        return _signed(*summands[0])
-    for part in summands[0][1].parts:
-        rests = []
-        for scale, summand in summands:
-            remaining = list(summand.parts)
-            if part not in remaining:
-                break
-            remaining.remove(part)
-            if not remaining and not summand.scalars:
-                break
-            rests.append((scale, _Summand(summand.scalars, tuple(remaining))))
-        else:
-            return f"{group(part, 2)} ⊙ ({_joined([_signed(*r) for r in rests])})"
-    return _joined([_signed(*s) for s in summands])
+    if len(summands) > 1:
+        for part in summands[0][1].parts:
+            rests = [_without(part, scale, summand) for scale, summand in summands]
+            inner = tuple(rest for rest in rests if rest is not None)
+            if len(inner) == len(rests):
+                return Hadamard((part, Brackets(total(inner))))
+    return total(tuple(summand.times(scale) for scale, summand in summands))
 
 
-def _signed(scale: float, summand: _Summand) -> str:
-    sign = "−" if scale < 0 else ""
-    pieces = [] if abs(scale) == 1.0 else [number_text(float(abs(scale)))]
-    body = hadamard(summand.parts) if summand.parts else ""
-    if body:
-        pieces.append(group(body, 2) if pieces or summand.scalars else body)
-    pieces += [group(s, 2) for s in summand.scalars]
-    return sign + ("·".join(pieces) or "1")
+def _without(part: Expression, scale: float, summand: _Summand) -> Expression | None:
+    """A summand without one entrywise part; None where it has not the part, or nothing else."""
+    remaining = list(summand.parts)
+    if part not in remaining:
+        return None
+    remaining.remove(part)
+    if not remaining and not summand.scalars:
+        return None
+    return _Summand(summand.scalars, tuple(remaining)).times(scale)

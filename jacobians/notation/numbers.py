@@ -1,9 +1,11 @@
-"""How numbers are written, and when a part of an expression needs brackets."""
+"""How numbers are written, and how loosely a text binds."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+# how loosely a text binds at its outside: sums, products with ⊙ or /, products with ·, all else
+SUM, LINE, POINT, ATOM = range(4)
 
 
 def number_text(x: Any) -> str:
@@ -14,34 +16,27 @@ def number_text(x: Any) -> str:
     return text.replace("-", "−")
 
 
-def level(text: str) -> int:
-    """How loosely a text binds at its outside: 3 atom, 2 products with ·, 1 with ⊙ or /, 0 sums."""
-    depth, lowest = 0, 3
-    for k, character in enumerate(text):
+def level(name: str) -> int:
+    """How loosely a name binds: a user may call an array `W·x`."""
+    depth, lowest = 0, ATOM
+    for k, character in enumerate(name):
         if character in "([":
             depth += 1
         elif character in ")]":
             depth -= 1
         elif depth == 0:
             if character == "·":
-                lowest = min(lowest, 2)
+                lowest = min(lowest, POINT)
             elif character in "⊙/":
-                lowest = min(lowest, 1)
-            elif character in "+−" and (k == 0 or text[k - 1] == " "):
-                lowest = 0
+                lowest = min(lowest, LINE)
+            elif character in "+−" and (k == 0 or name[k - 1] == " "):
+                lowest = SUM
     return lowest
 
 
-def group(text: str, at_least: int = 3) -> str:
-    """The text, in parentheses if it binds more loosely than `at_least` (see `level`)."""
-    return text if level(text) >= at_least else f"({text})"
-
-
-def indexed(name: str, index: Sequence[str]) -> str:
-    """An entry: `W[i,j]`; the name alone for scalars; `1[x[i] > 0]` has its index inside."""
-    if not index:
-        return name
-    return f"{group(name)}[{','.join(index)}]"
+def group(name: str, at_least: int = ATOM) -> str:
+    """The name, in parentheses if it binds more loosely than `at_least`."""
+    return name if level(name) >= at_least else f"({name})"
 
 
 def number(x: Any) -> str:

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jacobians.derive.algebra.syntax import Cotangent, Hadamard, Number, Product
 from jacobians.graph.backprop import Backprop
 from jacobians.graph.local import LocalGradient
 from jacobians.graph.model import Node, consumers
 from jacobians.graph.wire import Wire
 from jacobians.notation import show
-from jacobians.notation.expression import bar
-from jacobians.notation.numbers import number
+from jacobians.notation.numbers import POINT, number
+from jacobians.notation.text import bracketed, text_of
 from jacobians.program.call import short_type
 from jacobians.program.view import is_inexact
 from jacobians.report.lines import WIDTH, Style, array_text, plain, wrap
@@ -107,7 +108,7 @@ def local_text(gradient: LocalGradient) -> str:
     if gradient.scalar and value is not None:
         told = value_text(np.asarray(value).reshape(()))
         short = definite and formula is not None and len(formula) <= 2 * MAX_CELL
-        if not short or _same_number(formula or "", told):
+        if not short or _says_the_number(gradient):
             return told
         return f"{formula} = {told}"
     if gradient.structure is None:
@@ -349,16 +350,27 @@ def _padded(text: str, width: int) -> str:
 
 def _diagonal_of(gradient: LocalGradient) -> str | None:
     """The diagonal of an elementwise local Jacobian: `1[h > 0]` of `h̄ = ȳ ⊙ 1[h > 0]`."""
-    right = (gradient.vjp_formula or "").partition(" = ")[2]
-    start = f"{bar(gradient.output)} ⊙ "
-    return right.removeprefix(start) if right.startswith(start) else None
+    pullback = gradient.formulas.pullback
+    match None if pullback is None else pullback.right:
+        case Product((Hadamard((Cotangent(), *rest)),), 1.0, ()) | Hadamard((Cotangent(), *rest)):
+            one = len(rest) == 1
+            return text_of(bracketed(rest[0], POINT) if one else Hadamard(tuple(rest)))
+    return None
 
 
-def _same_number(formula: str, told: str) -> bool:
-    try:
-        return abs(float(formula.replace("−", "-")) - float(told.replace("−", "-"))) < 1e-4
-    except ValueError:
-        return False
+def _says_the_number(gradient: LocalGradient) -> bool:
+    """Whether the local gradient is written as the number that its value is."""
+    derivative = gradient.formulas.derivative
+    match None if derivative is None else derivative.right:
+        case Number(number_):
+            pass
+        case Product((), number_, ()):
+            pass
+        case Product((Number(factor),), scale, ()):
+            number_ = scale * factor
+        case _:
+            return False
+    return bool(abs(number_ - np.asarray(gradient.value).reshape(())) < 1e-4)
 
 
 def _short(x: float) -> str:

@@ -6,7 +6,9 @@
 import jax.numpy as jnp
 import numpy as np
 
+from jacobians.derive.algebra.syntax import Cotangent, Expression, Product
 from jacobians.gates import vector
+from jacobians.notation.text import text_of
 from jacobians.report.lines import LABEL, Style, array_text, plain
 from jacobians.structure.explain import explain
 
@@ -31,7 +33,8 @@ def lecture_text(style: Style = plain) -> str:
     dweights, dx = vector.matvec_vjp(dq, weights, x)
     blocks = explain(lambda W, x: vector.squared_norm(vector.matvec(W, x)), weights, x)
     formulas = {
-        b.input: (b.vjp_formula or "").split(" = ", 1)[-1].removesuffix("·ȳ") for b in blocks.blocks
+        b.input: "" if b.formulas.pullback is None else text_of(_of_one(b.formulas.pullback.right))
+        for b in blocks.blocks
     }
     lines = [style("f(W, x) = ‖W·x‖²: the lecture's example", "title")]
 
@@ -49,3 +52,11 @@ def lecture_text(style: Style = plain) -> str:
     put("dW", dweights, f" = {formulas['W']}")
     put("dx", dx, f" = {formulas['x']}")
     return "\n".join(lines)
+
+
+def _of_one(pulled: Expression) -> Expression:
+    """A product without the cotangent of a number: what it is for the cotangent 1."""
+    if not isinstance(pulled, Product):
+        return pulled
+    factors = tuple(f for f in pulled.factors if not isinstance(f, Cotangent))
+    return Product(factors, pulled.scale, pulled.over)

@@ -386,7 +386,7 @@ def _part(
 ) -> Part:
     """One factor along the grid of its term: as slices of an array, or by a table of positions."""
     value = tape.values[factor.value]
-    selects = value.function is not None and value.function.name.startswith("select")
+    selects = value.function is not None and value.function.selects
     if grid is not None:
         view = _view(factor.at, grid)
         if view is not None:

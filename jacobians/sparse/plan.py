@@ -16,6 +16,7 @@ from jacobians.derive.derive import Derivation
 from jacobians.errors import ArgumentError
 from jacobians.notation import show
 from jacobians.notation.formula import formulas, needed
+from jacobians.notation.text import text_of
 from jacobians.program.call import (
     Call,
     Leaf,
@@ -214,7 +215,9 @@ def _planned_blocks(
         if named and b.way in ("closed form", "constant") and prepared.linear:
             written = formulas(derivation, b.output, b.input)
             formula = written.jacobian
-            where = needed(written.where, formula) if formula is not None else ()
+            if written.derivative is not None:
+                used = needed(written.definitions, written.derivative)
+                where = tuple(text_of(definition) for definition in used)
         planned.append(
             PlannedBlock(
                 output=outs[b.output].name,

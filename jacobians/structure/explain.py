@@ -108,22 +108,18 @@ def block_of(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
     moving = (derivation.number(k),)
     proof = proved.prove(terms, output.shape, input_.shape, moving, derivation.tape.certain)
     count, exact = bound_entries(terms, output.shape, input_.shape)
-    text: Formulas = formulas(derivation, o, k)
     return Block(
-        output.name,
-        input_.name,
-        output.shape,
-        input_.shape,
-        proof.structure,
-        proof.properties,
-        proof.statement,
-        terms,
-        count,
-        exact,
-        text.jacobian,
-        text.vjp,
-        text.where,
-        text.index,
+        output=output.name,
+        input=input_.name,
+        out_shape=output.shape,
+        in_shape=input_.shape,
+        structure=proof.structure,
+        properties=proof.properties,
+        statement=proof.statement,
+        terms=terms,
+        nnz=count,
+        nnz_exact=exact,
+        formulas=formulas(derivation, o, k),
     )
 
 
@@ -249,7 +245,7 @@ def _checked(block: Block, matrices: Sequence[NDArray[Any]], notes: list[str]) -
         wide = (algebra.wide(block.out_shape, block.in_shape),)
         return replace(
             block, structure=Structure("dense"), properties=frozenset({"dense"}), statement=None,
-            terms=wide, nnz=prod(block.shape), formula=None, vjp_formula=None, where=(),
+            terms=wide, nnz=prod(block.shape), formulas=_unwritten(block),
         )  # fmt: skip
     return block
 
@@ -287,4 +283,9 @@ def _check_values(call: Call, blocks: list[Block], notes: list[str]) -> None:
             f"({row}, {column}) where the explicit Jacobian has {block.value[row, column]:.6g}: "
             "a kink of the function, or else a bug in jacobians; the formula is withdrawn"
         )
-        blocks[position] = replace(block, formula=None, vjp_formula=None, where=())
+        blocks[position] = replace(block, formulas=_unwritten(block))
+
+
+def _unwritten(block: Block) -> Formulas:
+    """The formulas of a block whose formulas are withdrawn: the letters of its axes."""
+    return Formulas(index=block.index)

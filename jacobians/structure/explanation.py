@@ -13,6 +13,7 @@ from jacobians.derive.algebra import entries
 from jacobians.derive.algebra.block import Terms
 from jacobians.errors import ArgumentError
 from jacobians.notation import show
+from jacobians.notation.formula import UNWRITTEN, Formulas
 from jacobians.program import dense
 from jacobians.program.call import Leaf
 from jacobians.structure.kinds import Structure
@@ -21,7 +22,7 @@ from jacobians.structure.observed import Observation
 MAX_PATTERN = 1 << 26
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Block:
     """The derivative of one output leaf with respect to one input leaf.
 
@@ -36,10 +37,7 @@ class Block:
         terms: the derived terms.
         nnz: how many entries can be nonzero; an upper bound where `nnz_exact` is False.
         nnz_exact: whether `nnz` is the exact count of the proved pattern.
-        formula: the Jacobian in index notation, or None.
-        vjp_formula: the VJP in matrix notation where it has one, else by indices, or None.
-        where: definitions of the names that the formulas use.
-        index: letters of the output's and the input's axes in formulas, 0 for axes of size one.
+        formulas: the formulas, as objects.
         observation: what was seen at points, or None.
         value: the matrix at the given point, or None where it was not evaluated.
     """
@@ -54,10 +52,7 @@ class Block:
     terms: Terms
     nnz: int
     nnz_exact: bool = True
-    formula: str | None = None
-    vjp_formula: str | None = None
-    where: tuple[str, ...] = ()
-    index: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    formulas: Formulas = UNWRITTEN
     observation: Observation | None = None
     value: NDArray[Any] | None = None
 
@@ -70,6 +65,26 @@ class Block:
     def name(self) -> str:
         """The block as a derivative: `∂out/∂x`."""
         return f"∂{self.output}/∂{self.input}"
+
+    @property
+    def formula(self) -> str | None:
+        """The Jacobian in index notation, or None."""
+        return self.formulas.jacobian
+
+    @property
+    def vjp_formula(self) -> str | None:
+        """The VJP in matrix notation where it has one, else by indices, or None."""
+        return self.formulas.vjp
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """Definitions of the names that the formulas use."""
+        return self.formulas.where
+
+    @property
+    def index(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Letters of the output's and the input's axes in formulas, 0 for axes of size one."""
+        return self.formulas.index
 
     @property
     def observed(self) -> Structure | None:

@@ -12,8 +12,8 @@ from jax import lax
 
 from jacobians.derive.call import derive_call
 from jacobians.derive.tape import evaluate_tape
-from jacobians.notation.expression import bar
 from jacobians.notation.formula import formulas
+from jacobians.notation.text import bar
 from jacobians.program.call import bind
 from tests.derive.programs import RandomProgram, programs
 from tests.derive.reading import NotReadableError, by_index, by_matrix

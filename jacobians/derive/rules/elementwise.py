@@ -6,7 +6,7 @@ a named function of these. An operation without an entry has its derivative comp
 and printed as `∂op(x)`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +15,19 @@ import numpy as np
 
 from jacobians.derive.algebra import coefficient as coefficients
 from jacobians.derive.algebra.coefficient import Coefficient
+from jacobians.derive.algebra.syntax import (
+    Brackets,
+    Call,
+    Comparison,
+    Expression,
+    Indicator,
+    Negative,
+    Number,
+    Power,
+    Quotient,
+    Slot,
+    Sum,
+)
 from jacobians.derive.operation import (
     Index,
     Operation,
@@ -167,42 +180,78 @@ def _half(a: Any, b: Any) -> Any:
     return jnp.where(a > b, 1.0, jnp.where(a == b, 0.5, 0.0))
 
 
-def _f(name: str, text: str, compute: Callable[..., Any]) -> Function:
-    return Function(name, text, compute)
+# how local derivatives are written, of the operands in these slots
+_X, _Y, _Z, _ONE = Slot(0), Slot(1), Slot(2), Number(1)
+_SQUARE = Power(_X, 2)
 
 
-RECIPROCAL = _f("reciprocal", "1/{0}", lambda x: 1.0 / x)
-GREATER = _f("greater", "1[{0} > {1}]", _half)
-LESS = _f("less", "1[{0} < {1}]", lambda a, b: _half(b, a))
+def _minus(a: Expression, b: Expression) -> Sum:
+    """The difference `a − b`."""
+    return Sum((a, Negative(b)))
 
-_LOG1P = _f("log1p'", "1/(1 + {0})", lambda x: 1.0 / (1.0 + x))
-_EXP = _f("exp", "exp({0})", jnp.exp)
-_COS = _f("cos", "cos({0})", jnp.cos)
-_SIN = _f("sin", "sin({0})", jnp.sin)
-_TAN = _f("tan'", "(1 + {0}²)", lambda y: 1.0 + y * y)
-_COSH = _f("cosh", "cosh({0})", jnp.cosh)
-_SINH = _f("sinh", "sinh({0})", jnp.sinh)
-_TANH = _f("tanh'", "(1 − {0}²)", lambda y: (1.0 - y) * (1.0 + y))
-_ASIN = _f("asin'", "1/√(1 − {0}²)", lambda x: 1 / jnp.sqrt((1 - x) * (1 + x)))
-_ATAN = _f("atan'", "1/(1 + {0}²)", lambda x: 1.0 / (1.0 + x * x))
-_ASINH = _f("asinh'", "1/√({0}² + 1)", lambda x: 1 / jnp.sqrt(x * x + 1))
-_ACOSH = _f("acosh'", "1/√({0}² − 1)", lambda x: 1 / jnp.sqrt((x - 1) * (x + 1)))
-_ATANH = _f("atanh'", "1/(1 − {0}²)", lambda x: 1 / ((1 - x) * (1 + x)))
-_REST = _f("1-", "(1 − {0})", lambda y: 1.0 - y)
-_SIGN = _f("sign", "sign({0})", jnp.sign)
-_GAUSS = _f("gauss", "exp(−{0}²)", lambda x: jnp.exp(-x * x))
-_INVERSE_GAUSS = _f("gauss+", "exp({0}²)", lambda y: jnp.exp(y * y))
-_DIGAMMA = _f("digamma", "digamma({0})", special.digamma)
-_POWER = _f(
-    "pow-", "{0}^({1} − 1)", lambda x, p: jnp.where(p == 0, 1.0, x) ** jnp.where(p == 0, 0, p - 1)
+
+def _one_over(e: Expression) -> Quotient:
+    """The reciprocal `1/e`."""
+    return Quotient(_ONE, e)
+
+
+def _of(function: str, e: Expression = _X) -> Call:
+    """A function of an operand: `cos(x)`."""
+    return Call(function, (e,))
+
+
+def _when(*parts: Any) -> Indicator:
+    """An indicator of a comparison, expressions and signs in turn: `1[x > y]`."""
+    return Indicator(Comparison(parts[::2], parts[1::2]))
+
+
+RECIPROCAL = Function("reciprocal", _one_over(_X), lambda x: 1.0 / x)
+GREATER = Function("greater", _when(_X, ">", _Y), _half)
+LESS = Function("less", _when(_X, "<", _Y), lambda a, b: _half(b, a))
+
+_LOG1P = Function("log1p'", _one_over(Sum((_ONE, _X))), lambda x: 1.0 / (1.0 + x))
+_EXP = Function("exp", _of("exp"), jnp.exp)
+_COS = Function("cos", _of("cos"), jnp.cos)
+_SIN = Function("sin", _of("sin"), jnp.sin)
+_TAN = Function("tan'", Brackets(Sum((_ONE, _SQUARE))), lambda y: 1.0 + y * y)
+_COSH = Function("cosh", _of("cosh"), jnp.cosh)
+_SINH = Function("sinh", _of("sinh"), jnp.sinh)
+_TANH = Function("tanh'", Brackets(_minus(_ONE, _SQUARE)), lambda y: (1.0 - y) * (1.0 + y))
+_ASIN = Function(
+    "asin'",
+    _one_over(_of("√", _minus(_ONE, _SQUARE))),
+    lambda x: 1 / jnp.sqrt((1 - x) * (1 + x)),
 )
-_LOG = _f("log", "log({0})", lambda x: jnp.log(jnp.where(x == 0, 1.0, x)))
-_ATAN2_X = _f("atan2x", "{1}/({0}² + {1}²)", lambda a, b: b / (a * a + b * b))
-_ATAN2_Y = _f("atan2y", "{0}/({0}² + {1}²)", lambda a, b: a / (a * a + b * b))
-_TRUNC = _f("trunc", "trunc({0}/{1})", lambda a, b: jnp.trunc(a / b))
-_LOW = _f("low", "1[{0} > {1}]", lambda lo, x: 1.0 * (lo > x))
-_INSIDE = _f("inside", "1[{0} < {1} < {2}]", lambda lo, x, hi: 1.0 * ((x > lo) & (x < hi)))
-_HIGH = _f("high", "1[{1} < {0}]", lambda x, hi: 1.0 * (hi < x))
+_ATAN = Function("atan'", _one_over(Sum((_ONE, _SQUARE))), lambda x: 1.0 / (1.0 + x * x))
+_ASINH = Function(
+    "asinh'", _one_over(_of("√", Sum((_SQUARE, _ONE)))), lambda x: 1 / jnp.sqrt(x * x + 1)
+)
+_ACOSH = Function(
+    "acosh'",
+    _one_over(_of("√", _minus(_SQUARE, _ONE))),
+    lambda x: 1 / jnp.sqrt((x - 1) * (x + 1)),
+)
+_ATANH = Function("atanh'", _one_over(_minus(_ONE, _SQUARE)), lambda x: 1 / ((1 - x) * (1 + x)))
+_REST = Function("1-", Brackets(_minus(_ONE, _X)), lambda y: 1.0 - y)
+_SIGN = Function("sign", _of("sign"), jnp.sign)
+_GAUSS = Function("gauss", _of("exp", Negative(_SQUARE)), lambda x: jnp.exp(-x * x))
+_INVERSE_GAUSS = Function("gauss+", _of("exp", _SQUARE), lambda y: jnp.exp(y * y))
+_DIGAMMA = Function("digamma", _of("digamma"), special.digamma)
+_POWER = Function(
+    "pow-",
+    Power(_X, _minus(_Y, _ONE)),
+    lambda x, p: jnp.where(p == 0, 1.0, x) ** jnp.where(p == 0, 0, p - 1),
+)
+_LOG = Function("log", _of("log"), lambda x: jnp.log(jnp.where(x == 0, 1.0, x)))
+_SQUARES = Sum((_SQUARE, Power(_Y, 2)))
+_ATAN2_X = Function("atan2x", Quotient(_Y, _SQUARES), lambda a, b: b / (a * a + b * b))
+_ATAN2_Y = Function("atan2y", Quotient(_X, _SQUARES), lambda a, b: a / (a * a + b * b))
+_TRUNC = Function("trunc", _of("trunc", Quotient(_X, _Y)), lambda a, b: jnp.trunc(a / b))
+_LOW = Function("low", _when(_X, ">", _Y), lambda lo, x: 1.0 * (lo > x))
+_INSIDE = Function(
+    "inside", _when(_X, "<", _Y, "<", _Z), lambda lo, x, hi: 1.0 * ((x > lo) & (x < hi))
+)
+_HIGH = Function("high", _when(_Y, "<", _X), lambda x, hi: 1.0 * (hi < x))
 _LN2 = float(np.log(2.0))
 _TWO_BY_ROOT_PI = float(2 / np.sqrt(np.pi))
 
@@ -312,13 +361,8 @@ def _integer_power(operation: Operation, index: Index) -> Coefficient:
         return coefficients.ONE
     if n == 2:
         return operation.value(base, index, 2.0)
-    power = Function(f"power{n - 1}", f"{{0}}{superscript(n - 1)}", lambda x: x ** (n - 1))
+    power = Function(f"power{n - 1}", Power(_X, n - 1), lambda x: x ** (n - 1))
     return operation.function(power, [base], index, float(n))
-
-
-def superscript(n: int) -> str:
-    """A number in superscript digits: ⁻¹, ², ³."""
-    return str(n).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
 
 
 def table_operations() -> Iterator[str]:

@@ -18,6 +18,7 @@ from jacobians.derive.algebra import coefficient as coefficients
 from jacobians.derive.algebra.affine import ZERO, Affine
 from jacobians.derive.algebra.block import identity
 from jacobians.derive.algebra.coefficient import Coefficient
+from jacobians.derive.algebra.syntax import Indicator, Not, Slot, is_case
 from jacobians.derive.algebra.term import Term
 from jacobians.derive.facts.certain import zeros
 from jacobians.derive.facts.masks import Conditions, conditions, lookup, restrict
@@ -312,8 +313,9 @@ def select_n(operation: Operation) -> Iterator[Local]:
             if extra is not None:
                 yield Local(0, k, restrict(same, extra))
             continue
-        text = ("1[{0}]" if k == 2 else "1[not {0}]") if boolean else f"1[{{0}} = {k - 1}]"
-        chosen = Function(f"select{k - 1}", text, _equals(k - 1))
+        truth = Slot(0) if k == 2 else Not(Slot(0))
+        form = Indicator(truth) if boolean else is_case(k - 1)
+        chosen = Function(f"select{k - 1}", form, _equals(k - 1), selects=True)
         coefficient = operation.function(chosen, [operation.node.inputs[0]], index)
         yield Local(0, k, Term(same.sizes, same.out, same.inp, coefficient))
 
