@@ -241,9 +241,7 @@ class Oracle:
             self._give_up(f"JAX cannot differentiate the function: {first_line(error)}")
             return self._by_differences(values)
         self.how = "forward mode" if given.mode == "jacfwd" else "reverse mode"
-        for note in given.notes:
-            if "no derivative" not in note and note not in self.notes:
-                self.notes.append(note)
+        self.notes += [note for note in given.evaluation if note not in self.notes]
         return Whole(_assembled(given, len(self.call.selected)), None)
 
     def _give_up(self, why: str) -> None:

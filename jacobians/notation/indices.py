@@ -168,8 +168,11 @@ def _within(position: Position, size: int, limits: Mapping[str, int]) -> list[Ex
     below, above = low < 0, high > size - 1
     if not (below or above):
         return []
-    sides = (*((Number(0),) if below else ()), position, *((Number(size),) if above else ()))
-    return [Comparison(sides, (*("≤" * below), *("<" * above)))]
+    if not above:
+        return [Comparison((Number(0), position), ("≤",))]
+    if not below:
+        return [Comparison((position, Number(size)), ("<",))]
+    return [Comparison((Number(0), position, Number(size)), ("≤", "<"))]
 
 
 def _equality(letter: str, position: Position) -> Expression:

@@ -61,7 +61,8 @@ class DenseJacobian:
         values: the values of all output leaves.
         precision: 'float64', or the inputs' own dtype where float64 was not possible.
         mode: 'jacfwd', or 'jacrev' for functions that only have a reverse rule.
-        notes: sentences about inputs without a derivative, precision and mode.
+        notes: sentences about inputs without a derivative, then about precision and mode.
+        evaluation: those about precision and mode alone.
     """
 
     blocks: tuple[DenseBlock, ...]
@@ -69,6 +70,7 @@ class DenseJacobian:
     precision: str
     mode: str
     notes: tuple[str, ...]
+    evaluation: tuple[str, ...] = ()
 
     def __getitem__(self, key: tuple[int | str, int | str]) -> DenseBlock:
         """The block of an (output, input) pair, each by position or name."""
@@ -159,11 +161,10 @@ def evaluator(call: Call, strip: bool = True) -> Callable[[Sequence[Any] | None]
         """The Jacobian at values of the inputs, in float64 where that is possible."""
         given = [leaf.value for leaf in call.inputs] if values is None else list(values)
         _check_concrete(call, given)
-        notes = list(no_derivative_notes(call))
         wide_failed = compiled.get("narrow")
         if wide_failed is None:
             try:
-                return _evaluate_wide(call, given, strip, compiled, notes)
+                return _evaluate_wide(call, given, strip, compiled)
             except ArgumentError:
                 raise
             except Exception as error:
@@ -171,8 +172,9 @@ def evaluator(call: Call, strip: bool = True) -> Callable[[Sequence[Any] | None]
                 compiled.clear()
                 wide_failed = compiled["narrow"] = type(error).__name__
         result = _evaluate(call, given, strip, compiled)
-        notes.append(f"evaluated in its own precision: float64 was not possible ({wide_failed})")
-        return DenseJacobian(*result[:2], "as given", result[2], tuple(notes))
+        narrow = f"evaluated in its own precision: float64 was not possible ({wide_failed})"
+        notes = (*no_derivative_notes(call), narrow)
+        return DenseJacobian(*result[:2], "as given", result[2], notes, (narrow,))
 
     return evaluate
 
@@ -200,14 +202,15 @@ def promoted(leaf: Leaf, value: Any) -> Any:
 
 
 def _evaluate_wide(
-    call: Call, given: Sequence[Any], strip: bool, compiled: dict[str, Any], notes: list[str]
+    call: Call, given: Sequence[Any], strip: bool, compiled: dict[str, Any]
 ) -> DenseJacobian:
     wide = [promoted(leaf, value) for leaf, value in zip(call.inputs, given, strict=True)]
     with jax.enable_x64(True):
         blocks, values, mode = _evaluate(call, wide, strip, compiled)
-    if mode == "jacrev":
-        notes.append("by jax.jacrev: the function has only a reverse-mode rule")
-    return DenseJacobian(blocks, values, "float64", mode, tuple(notes))
+    by_rows = ("by jax.jacrev: the function has only a reverse-mode rule",)
+    evaluation = by_rows if mode == "jacrev" else ()
+    notes = (*no_derivative_notes(call), *evaluation)
+    return DenseJacobian(blocks, values, "float64", mode, notes, evaluation)
 
 
 def _evaluate(

@@ -23,6 +23,7 @@ from jacobians.report.lines import (
 )
 from jacobians.structure.explanation import Block, Explanation
 from jacobians.structure.kinds import VALUE_PROPERTIES, dimensions
+from jacobians.structure.statement import statement
 
 MAX_DRAWN = 1 << 21
 
@@ -63,9 +64,9 @@ def explanation_text(explanation: Explanation, style: Style = plain) -> str:
         lines += ["", *block_lines(block, style)]
     if explanation.notes:
         lines.append("")
-        for note in explanation.notes:
-            role = "bad" if note.startswith("CONTRADICTION") else "note"
-            lines += [style(line, role) for line in wrap(f"note: {note}", 6)]
+        for note in explanation.remarks:
+            role = "bad" if note.contradiction else "note"
+            lines += [style(line, role) for line in wrap(f"note: {note.text}", 6)]
     return "\n".join(lines)
 
 
@@ -83,7 +84,7 @@ def block_lines(block: Block, style: Style = plain) -> list[str]:
         lines.extend(" " * (LABEL + 2) + line for line in rest)
 
     put("proved", str(block.structure), "good")
-    if block.statement is not None:
+    if block.clauses:
         put("zero unless", index_statement(block))
     total = m * n
     share = f" of {total} ({100 * block.nnz / total:.3g} %)" if total else ""
@@ -121,12 +122,9 @@ def block_lines(block: Block, style: Style = plain) -> list[str]:
 
 def index_statement(block: Block) -> str:
     """The block's condition on indices, with letters for its axes: `i = k and l ≤ j`."""
-    text = block.statement or ""
     out, inp = block.index
-    names = {f"o{a}": letter for a, letter in enumerate(out)}
-    names |= {f"i{b}": letter for b, letter in enumerate(inp)}
-    words = [names.get(word, word) for word in text.split(" ")]
-    return f"{' '.join(words)}   (output index {','.join(out)}; input index {','.join(inp)})"
+    conditions = statement(block.clauses, out, inp) or ""
+    return f"{conditions}   (output index {','.join(out)}; input index {','.join(inp)})"
 
 
 def picture(block: Block) -> list[str]:

@@ -30,7 +30,7 @@ from jacobians.program.call import Call, bind, function_name, is_integer
 from jacobians.program.view import is_inexact
 from jacobians.structure import proved
 from jacobians.structure.count import bound_entries
-from jacobians.structure.explanation import MAX_PATTERN, Block, Explanation
+from jacobians.structure.explanation import MAX_PATTERN, Block, Explanation, Note
 from jacobians.structure.kinds import Structure
 from jacobians.structure.observed import observe
 
@@ -69,7 +69,7 @@ def explain(
     call = bind(f.forward if isinstance(f, Gate) else f, args, argnums)
     _check_output(call)
     derivation = derive_call(call)
-    notes = [*dense.no_derivative_notes(call), *derivation.notes]
+    notes = [Note(text) for text in (*dense.no_derivative_notes(call), *derivation.notes)]
     blocks = [
         block_of(call, derivation, o, k)
         for o, leaf in enumerate(call.outputs)
@@ -79,7 +79,7 @@ def explain(
     if call.concrete:
         blocks = _confront(call, blocks, points, seed, notes)
     else:
-        notes.append("derived from shapes alone: nothing was evaluated")
+        notes.append(Note("derived from shapes alone: nothing was evaluated"))
     return Explanation(
         function_name(f), call.inputs, call.outputs, tuple(blocks), tuple(dict.fromkeys(notes))
     )
@@ -115,7 +115,7 @@ def block_of(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
         in_shape=input_.shape,
         structure=proof.structure,
         properties=proof.properties,
-        statement=proof.statement,
+        clauses=proof.clauses,
         terms=terms,
         nnz=count,
         nnz_exact=exact,
@@ -124,15 +124,16 @@ def block_of(call: Call, derivation: CallDerivation, o: int, k: int) -> Block:
 
 
 def _confront(
-    call: Call, blocks: list[Block], points: int, seed: int, notes: list[str]
+    call: Call, blocks: list[Block], points: int, seed: int, notes: list[Note]
 ) -> list[Block]:
     """Adds what is seen at points to the blocks, and checks the proof against it."""
     if any(np.issubdtype(call.inputs[k].dtype, np.complexfloating) for k in call.selected):
-        notes.append("complex inputs: derived, not evaluated")
+        notes.append(Note("complex inputs: derived, not evaluated"))
         return blocks
     size = sum(prod(b.shape) for b in blocks)
     if size > OBSERVE_ONE:
-        notes.append(f"derived only: the explicit Jacobian has {size} entries, too many to observe")
+        large = f"derived only: the explicit Jacobian has {size} entries, too many to observe"
+        notes.append(Note(large))
         return blocks
     evaluate = dense.evaluator(call)
     try:
@@ -141,15 +142,13 @@ def _confront(
         # the function's own exception is the user's; what only its derivative raises is JAX's
         call.flat(())()
         first = (str(error).strip() or "no message").splitlines()[0]
-        notes.append(
-            f"derived, not observed: JAX cannot differentiate it here ({type(error).__name__}: "
-            f"{first})"
-        )
+        why = f"JAX cannot differentiate it here ({type(error).__name__}: {first})"
+        notes.append(Note(f"derived, not observed: {why}"))
         return blocks
-    notes.extend(given.notes)
+    notes.extend(map(Note, given.notes))
     seen = [given]
     if size > OBSERVE_ALL:
-        notes.append("observed at the given point only: the explicit Jacobian is large")
+        notes.append(Note("observed at the given point only: the explicit Jacobian is large"))
     else:
         dropped = 0
         finite = _finite(given)
@@ -160,9 +159,8 @@ def _confront(
             else:
                 seen.append(other)
         if dropped:
-            notes.append(
-                f"{dropped} of {points - 1} random points dropped: the Jacobian there is not finite"
-            )
+            share = f"{dropped} of {points - 1} random points dropped"
+            notes.append(Note(f"{share}: the Jacobian there is not finite"))
     result = []
     for k, block in enumerate(blocks):
         matrices = [s.blocks[k].matrix for s in seen]
@@ -221,7 +219,7 @@ def random_points(call: Call, count: int, seed: int) -> list[list[Any]]:
     return result
 
 
-def _checked(block: Block, matrices: Sequence[NDArray[Any]], notes: list[str]) -> Block:
+def _checked(block: Block, matrices: Sequence[NDArray[Any]], notes: list[Note]) -> Block:
     """The block, widened if a number contradicts its proved pattern."""
     if block.nnz_exact and block.nnz == prod(block.shape):
         return block
@@ -237,20 +235,26 @@ def _checked(block: Block, matrices: Sequence[NDArray[Any]], notes: list[str]) -
         if not len(outside):
             continue
         row, column = (int(v) for v in np.divmod(outside[0], n))
-        notes.append(
+        text = (
             f"CONTRADICTION in {block.name}: entry ({row}, {column}) was proved zero but is "
             f"{matrix[row, column]:.6g}. This is a bug in jacobians, not in your function; please "
             "report it with the function and its input shapes. The block is given as dense."
         )
+        notes.append(Note(text, contradiction=True))
         wide = (algebra.wide(block.out_shape, block.in_shape),)
         return replace(
-            block, structure=Structure("dense"), properties=frozenset({"dense"}), statement=None,
-            terms=wide, nnz=prod(block.shape), formulas=_unwritten(block),
-        )  # fmt: skip
+            block,
+            structure=Structure("dense"),
+            properties=frozenset({"dense"}),
+            clauses=(),
+            terms=wide,
+            nnz=prod(block.shape),
+            formulas=_unwritten(block),
+        )
     return block
 
 
-def _check_values(call: Call, blocks: list[Block], notes: list[str]) -> None:
+def _check_values(call: Call, blocks: list[Block], notes: list[Note]) -> None:
     """Evaluates every formula at the given point and withdraws one that does not agree."""
     if not any(b.formula for b in blocks):
         return
@@ -261,7 +265,7 @@ def _check_values(call: Call, blocks: list[Block], notes: list[str]) -> None:
             derivation = derive_call(doubled, double=True)
             made = term_values(derivation, wide)
     except Exception as error:
-        notes.append(f"formulas not evaluated: {type(error).__name__}")
+        notes.append(Note(f"formulas not evaluated: {type(error).__name__}"))
         return
     outputs = [o for o, leaf in enumerate(call.outputs) if leaf.differentiable]
     places = [(o, k) for o in outputs for k in call.selected]
@@ -278,11 +282,12 @@ def _check_values(call: Call, blocks: list[Block], notes: list[str]) -> None:
         if not wrong.any():
             continue
         row, column = (int(v[0]) for v in np.nonzero(wrong))
-        notes.append(
+        text = (
             f"the formula of {block.name} gives {matrix[row, column]:.6g} at entry "
             f"({row}, {column}) where the explicit Jacobian has {block.value[row, column]:.6g}: "
             "a kink of the function, or else a bug in jacobians; the formula is withdrawn"
         )
+        notes.append(Note(text))
         blocks[position] = replace(block, formulas=_unwritten(block))
 
 

@@ -18,6 +18,7 @@ from jacobians.program import dense
 from jacobians.program.call import Leaf
 from jacobians.structure.kinds import Structure
 from jacobians.structure.observed import Observation
+from jacobians.structure.statement import Clause, statement
 
 MAX_PATTERN = 1 << 26
 
@@ -33,7 +34,7 @@ class Block:
         in_shape: shape of the input leaf.
         structure: the most specific structure proved.
         properties: every kind proved, with 'constant' and 'symmetric'.
-        statement: the condition on indices for an entry to be nonzero, or None.
+        clauses: the conditions on indices for an entry to be nonzero.
         terms: the derived terms.
         nnz: how many entries can be nonzero; an upper bound where `nnz_exact` is False.
         nnz_exact: whether `nnz` is the exact count of the proved pattern.
@@ -48,7 +49,7 @@ class Block:
     in_shape: tuple[int, ...]
     structure: Structure
     properties: frozenset[str]
-    statement: str | None
+    clauses: tuple[Clause, ...]
     terms: Terms
     nnz: int
     nnz_exact: bool = True
@@ -65,6 +66,13 @@ class Block:
     def name(self) -> str:
         """The block as a derivative: `∂out/∂x`."""
         return f"∂{self.output}/∂{self.input}"
+
+    @property
+    def statement(self) -> str | None:
+        """The condition on indices for an entry to be nonzero, `o0 = i0 and i1 ≤ o1`, or None."""
+        output = [f"o{a}" for a in range(len(self.out_shape))]
+        input_ = [f"i{b}" for b in range(len(self.in_shape))]
+        return statement(self.clauses, output, input_)
 
     @property
     def formula(self) -> str | None:
@@ -115,6 +123,19 @@ class Block:
         return sparse.csr_array((ones, columns, starts), shape=(m, n))
 
 
+@dataclass(frozen=True)
+class Note:
+    """What the reader of an explanation has to know besides.
+
+    Attributes:
+        text: the sentence.
+        contradiction: whether numbers contradict a proof.
+    """
+
+    text: str
+    contradiction: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """The Jacobian of a function, block by block.
@@ -124,7 +145,7 @@ class Explanation:
         inputs: every input leaf.
         outputs: every output leaf.
         blocks: the blocks, output-major.
-        notes: what the reader has to know besides: inputs without derivative, operations treated
+        remarks: what the reader has to know besides: inputs without derivative, operations treated
             widely, points dropped, and, loudly, any contradiction between proof and numbers.
     """
 
@@ -132,7 +153,12 @@ class Explanation:
     inputs: tuple[Leaf, ...]
     outputs: tuple[Leaf, ...]
     blocks: tuple[Block, ...]
-    notes: tuple[str, ...]
+    remarks: tuple[Note, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader has to know besides, as sentences."""
+        return tuple(note.text for note in self.remarks)
 
     def __getitem__(self, key: tuple[int | str, int | str]) -> Block:
         """The block of an (output, input) pair, each by position or name."""

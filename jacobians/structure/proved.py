@@ -34,7 +34,7 @@ from jacobians.structure.facts import (
     span,
 )
 from jacobians.structure.kinds import Structure, kinds_of, most_specific
-from jacobians.structure.statement import statement
+from jacobians.structure.statement import Clause, clauses_of
 
 MAX_DENSE = 1 << 20
 
@@ -46,12 +46,12 @@ class Proof:
     Attributes:
         structure: the most specific structure.
         properties: every kind proved, with 'constant' and 'symmetric'.
-        statement: what must hold for an entry of the tensor to be nonzero, or None.
+        clauses: what must hold for an entry of the tensor to be nonzero.
     """
 
     structure: Structure
     properties: frozenset[str]
-    statement: str | None
+    clauses: tuple[Clause, ...]
 
 
 def prove(
@@ -88,7 +88,7 @@ def prove(
     properties |= kinds_of(structures, kind)
     if kind.kind in ("identity", "scaled-identity", "diagonal"):
         properties |= _IMPLIED[kind.kind]
-    return Proof(kind, frozenset(properties), statement(facts))
+    return Proof(kind, frozenset(properties), clauses_of(facts))
 
 
 _IMPLIED = {
