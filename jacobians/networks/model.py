@@ -69,6 +69,7 @@ class Network:
     regularisation: float = 0.0
 
     def __post_init__(self) -> None:
+        """Refuses sizes, gates and strengths that make no network."""
         try:
             sizes = tuple(operator.index(n) for n in self.sizes)
         except TypeError:
@@ -302,6 +303,7 @@ def _penalties(network: Network) -> list[tuple[Gate, str]]:
 
 
 def _check_gates(network: Network) -> None:
+    """Refuses gates that do not map the shapes of a hidden layer, or of scores and labels."""
     probe = jax.ShapeDtypeStruct((2, 3), jnp.float32)
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
     for what, gate, inputs, shape in (

@@ -50,6 +50,11 @@ REDUCTIONS = {
 }  # fmt: skip
 # running operations along one axis
 CUMULATIVE = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+# what a formula does not say: the same entries, laid out otherwise or of another type
+UNWRITTEN = {
+    "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy", "name",
+    "stop_gradient",
+}  # fmt: skip
 COMPARISONS = {"gt": ">", "lt": "<", "ge": "≥", "le": "≤", "eq": "=", "ne": "≠"}
 OPPOSITE = {"gt": "le", "lt": "ge", "ge": "lt", "le": "gt", "eq": "ne", "ne": "eq"}
 # the condition that a value is 0, or is 1
@@ -227,13 +232,11 @@ class Names:
         """A value without the broadcasts around it, for writing."""
         while True:
             value = self.tape.values[number]
-            moved = value.source == "result" and value.node is not None and value.node.op in (
-                "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy",
-                "stop_gradient", "name",
-            )  # fmt: skip
-            if not moved or number in self.tape.names or number == self.output[0]:
+            named = number in self.tape.names or number == self.output[0]
+            if named or value.source != "result" or value.node is None:
                 return number
-            assert value.node is not None
+            if value.node.op not in UNWRITTEN:
+                return number
             number = value.node.inputs[0]
 
     def _matrix_product(self, value: Value, operands: tuple[Expression, ...]) -> Expression:

@@ -218,6 +218,7 @@ def _each_once(product: Product, tape: Tape) -> Product:
 
 
 def _with_quotients(product: Product, tape: Tape) -> Product:
+    """The product with u[i]·(1/s[j]) replaced by q[i] where the program computes q = u / s."""
     for node in tape.nodes:
         if node.op != "div":
             continue

@@ -4,7 +4,7 @@ Index variables get letters, axis by axis; what a condition implies is not writt
 """
 
 import itertools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jacobians.derive.algebra import affine
@@ -102,21 +102,32 @@ def _letter(
     Returns:
         The letters, or None when there are too many variables.
     """
+    written, solution, equal = _solved(term, places)
+    loose = [v for v in term.sizes if v not in written and v not in solution]
+    summed = dict(zip(loose, free, strict=False))
+    if len(summed) < len(loose):
+        return None
+    write = _Writer({**written, **summed}, solution)
+    return _Lettered(write, tuple(_conditions(term, places, write, equal)), summed)
+
+
+def _solved(
+    term: Term, places: Sequence[tuple[str, Affine, int]]
+) -> tuple[dict[int, str], dict[int, tuple[int, str, Affine]], list[tuple[str, Affine]]]:
+    """A letter for each variable that is an index, others solved for, and what is left equal.
+
+    Of `(i: a, j: a + b, k: a)`: a is i, b is j − i, and k = i is left.
+    """
     written: dict[int, str] = {}
-    sizes: dict[int, int] = {}
-    sizes_of_letters: dict[str, int] = {}
-    waiting: list[tuple[str, Affine, int]] = []
-    for letter, e, n in places:
+    waiting: list[tuple[str, Affine]] = []
+    for letter, e, _ in places:
         v = plain_variable(e)
         if v is not None and v not in written:
             written[v] = letter
-            sizes[v] = n
-            sizes_of_letters[letter] = n
         else:
-            waiting.append((letter, e, n))
+            waiting.append((letter, e))
     solution: dict[int, tuple[int, str, Affine]] = {}
     equal: list[tuple[str, Affine]] = []
-    sizes_of_letters.update({letter: n for letter, _, n in waiting})
     # variables that a solution is written in are summed over and not solved for
     pinned: set[int] = set()
 
@@ -126,7 +137,7 @@ def _letter(
     while waiting:
         # equations of one unknown first: they need no sum
         waiting.sort(key=lambda place: len(unknown(place[1])))
-        letter, e, _ = waiting.pop(0)
+        letter, e = waiting.pop(0)
         options = [(v, c) for v, c in unknown(e) if abs(c) == 1 and v not in pinned]
         if not options:
             equal.append((letter, e))
@@ -135,31 +146,33 @@ def _letter(
         pinned.update(w for w, _ in unknown(e) if w != v)
         # letter = c·v + rest, so v = c·letter − c·rest
         solution[v] = (c, letter, affine.scale(affine.subtract(e, affine.variable(v, c)), -c))
-    summed: dict[int, str] = {}
-    loose = [v for v in term.sizes if v not in written and v not in solution]
-    for v, letter in zip(loose, free, strict=False):
-        summed[v] = letter
-        sizes_of_letters[letter] = term.sizes[v]
-    if len(written) + len(solution) + len(summed) < len(term.sizes):
-        return None
-    write = _Writer({**written, **summed}, solution)
-    limits = dict(sizes_of_letters)
-    conditions: list[Expression] = []
-    for v, n in sizes.items():
-        if term.sizes[v] < n:
-            limits[written[v]] = term.sizes[v]
+    return written, solution, equal
+
+
+def _conditions(
+    term: Term,
+    places: Sequence[tuple[str, Affine, int]],
+    write: "_Writer",
+    equal: Sequence[tuple[str, Affine]],
+) -> Iterable[Expression]:
+    """What must hold of the letters for an index vector of the term to be there, each once."""
+    limits = {letter: n for letter, _, n in places}
+    limits |= {letter: term.sizes[v] for v, letter in write.written.items() if letter not in limits}
+    conditions: list[Expression] = [_equality(letter, write(e)) for letter, e in equal]
+    for v, letter in write.written.items():
+        if term.sizes[v] < limits[letter]:
+            limits[letter] = term.sizes[v]
             if not _implied(v, term, equal, places):
-                short = Position(0, ((written[v], 1),))
+                short = Position(0, ((letter, 1),))
                 conditions.append(Comparison((short, Number(term.sizes[v])), ("<",)))
-    conditions = [*(_equality(letter, write(e)) for letter, e in equal), *conditions]
-    for v in solution:
+    for v in write.solution:
         conditions += _within(write(affine.variable(v)), term.sizes[v], limits)
     for e in term.bounds:
         bound = write(e)
         if bound.range(limits)[0] < 0:
             conditions.append(_bound(bound))
     conditions += [Comparison((write(e), Number(0)), ("=",)) for e in term.zeros]
-    return _Lettered(write, tuple(dict.fromkeys(conditions)), summed)
+    return dict.fromkeys(conditions)
 
 
 def _within(position: Position, size: int, limits: Mapping[str, int]) -> list[Expression]:

@@ -69,6 +69,7 @@ def audit_text(audit: Audit, style: Style = plain) -> str:
 
 
 def _summary(audit: Audit) -> str:
+    """The first line: how many rules and calls, how many of each verdict."""
     if not audit.rules:
         what = "only rules of JAX itself are" if audit.library else "no custom rule is"
         return f"audit of {audit.name}: {what} called in it: there was nothing to check"
@@ -93,6 +94,7 @@ def _summary(audit: Audit) -> str:
 
 
 def _table(rules: Sequence[RuleAudit], style: Style) -> list[str]:
+    """A line for each rule under the heads, no column wider than it may be."""
     rows = [
         (
             rule.name,
@@ -230,6 +232,7 @@ def audit_dict(audit: Audit) -> dict[str, Any]:
 
 
 def _rule_dict(rule: RuleAudit) -> dict[str, Any]:
+    """What an audit found of one rule, JSON-ready."""
     worst = rule.worst
     return {
         "name": rule.name,

@@ -183,6 +183,7 @@ def _problem_dict(problem: Problem) -> dict[str, Any]:
 
 
 def _block_dict(block: BlockCheck) -> dict[str, Any]:
+    """What a check found of one block, JSON-ready."""
     return {
         "output": block.output,
         "input": block.input,

@@ -145,9 +145,11 @@ def circuit_lines(graph: Backprop, style: Style = plain) -> list[str]:
     values = [value_text(row.wire.value) for row in rows]
     gradients = [_gradient_text(row.wire) for row in rows]
     widths = fitted(
-        [[row.name for row in rows], values, gradients], WIDTH - lanes - GAP * 2,
-        ["value", "forward", "gradient"], [56, MAX_CELL, MAX_CELL],
-    )  # fmt: skip
+        [[row.name for row in rows], values, gradients],
+        WIDTH - lanes - GAP * 2,
+        ["value", "forward", "gradient"],
+        [56, MAX_CELL, MAX_CELL],
+    )
     head = _joined(["value", "forward", "gradient"], widths)
     lines = [" " * lanes + style(head, "label")]
     for row, value, gradient in zip(rows, values, gradients, strict=True):

@@ -65,6 +65,7 @@ def graph_dict(graph: Backprop) -> dict[str, Any]:
 
 
 def _array(value: Any) -> Any:
+    """An array JSON-ready: its entries where they are few, else its norm, least and greatest."""
     if value is None:
         return None
     described: dict[str, Any] = {"type": value_type(value)}

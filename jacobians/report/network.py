@@ -22,10 +22,15 @@ def chain_text(chain: Chain, style: Style = plain) -> str:
         The report, at most 100 columns wide.
     """
     rows = [
-        [link.definition, link.name, link.factor, dimensions(link.block.shape),
-         str(link.block.structure) + ", constant" * ("constant" in link.block.properties)]
+        [
+            link.definition,
+            link.name,
+            link.factor,
+            dimensions(link.block.shape),
+            str(link.block.structure) + ", constant" * ("constant" in link.block.properties),
+        ]
         for link in chain.links
-    ]  # fmt: skip
+    ]
     heads = ["gate", "Jacobian", "factor", "matrix", "proved"]
     widths = [max(len(row[c]) for row in [heads, *rows]) for c in range(len(heads))]
     lines = [style("the Jacobian of the scores, gate by gate", "title")]
@@ -74,13 +79,16 @@ def collapse_text(collapse: Collapse, style: Style = plain) -> str:
             style(row("", f"with {name}", "without"), "label"),
             row("∂s/∂x", constant(same[0]), constant(same[1])),
             row("rank of ∂s/∂x", ranks(collapse.ranks), ranks(collapse.ranks_without)),
-            row(f"independent ∂s/∂x at {collapse.points} points", str(collapse.different),
-                str(collapse.different_without)),
+            row(
+                f"independent ∂s/∂x at {collapse.points} points",
+                str(collapse.different),
+                str(collapse.different_without),
+            ),
             f"  without it, ∂s/∂x is the one matrix {product} "
             f"(largest difference {number(float(f'{collapse.product_difference:.2g}'))}):",
             f"  {len(sizes) - 1} layers are worth one, of rank {min(sizes)} at most",
         ]
-    )  # fmt: skip
+    )
 
 
 def _in_two(row: list[str], widths: list[int]) -> list[str]:

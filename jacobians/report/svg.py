@@ -71,17 +71,20 @@ class _Drawing:
     """The boxes with their places; made once, asked for wires and boxes."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
+        """Lays the nodes out in layers; `shift` moves the topmost edge to the margin."""
         self.nodes = nodes
-        self.source = {w.number: (n, k) for n, node in enumerate(nodes)
-                       for k, w in enumerate(node.outputs)}  # fmt: skip
+        self.source = {
+            w.number: (n, k) for n, node in enumerate(nodes) for k, w in enumerate(node.outputs)
+        }
         # a literal is written in the operation and has no box
         self.ports = [
             [k for k, w in enumerate(node.inputs) if w.number in self.source] for node in nodes
         ]
         self.edges = [
             (self.source[node.inputs[k].number][0], n, k)
-            for n, node in enumerate(nodes) for k in self.ports[n]
-        ]  # fmt: skip
+            for n, node in enumerate(nodes)
+            for k in self.ports[n]
+        ]
         self.heads = [_head(node) for node in nodes]
         self.tall = [
             PORT * max(1, len(node.outputs), len(ports) * 0.8) + 8
@@ -94,8 +97,10 @@ class _Drawing:
         sources = [n for n, node in enumerate(nodes) if node.step is None]
         self.layout: Layout = layered(
             [height + ROW - 12 for height in self.tall],
-            [(a, b) for a, b, _ in self.edges], sources, ROW * 0.6,
-        )  # fmt: skip
+            [(a, b) for a, b, _ in self.edges],
+            sources,
+            ROW * 0.6,
+        )
         self._columns()
         self._sort_ports()
         ys = [y - t / 2 for y, t in zip(self.layout.y, self.tall, strict=True)]

@@ -89,6 +89,7 @@ def dimensions(shape: tuple[int, int]) -> str:
 
 
 def _describe(s: Structure) -> str:
+    """A structure in words with its parameters: `banded: 1 below the diagonal, 0 above`."""
     toeplitz = ", Toeplitz" if s.get("toeplitz") else ""
     if s.kind == "scaled-identity":
         scale = s.get("scale")

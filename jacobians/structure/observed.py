@@ -135,9 +135,20 @@ def _name(view: _View, blocks: bool) -> list[Structure]:
         return [Structure("zero")]
     found: list[Structure] = []
     checks: list[Callable[[_View], Structure | None]] = [
-        _identity, _scaled_identity, _diagonal, _permutation, _selection, _circulant, _toeplitz,
-        _banded, _lower, _upper, _kronecker, _outer, _diagonal_plus_low_rank,
-    ]  # fmt: skip
+        _identity,
+        _scaled_identity,
+        _diagonal,
+        _permutation,
+        _selection,
+        _circulant,
+        _toeplitz,
+        _banded,
+        _lower,
+        _upper,
+        _kronecker,
+        _outer,
+        _diagonal_plus_low_rank,
+    ]
     for check in checks:
         structure = check(view)
         if structure is not None:
@@ -286,6 +297,7 @@ def _leading_counts(out_shape: Shape, in_shape: Shape) -> list[int]:
 
 
 def _block_diagonal(view: _View) -> list[Structure]:
+    """The most blocks along the diagonal that hold every entry, with what the blocks are."""
     m, n = view.shape
     rows, columns = _entries(view)
     common = gcd(m, n)
@@ -334,6 +346,7 @@ def _inner_shape(shape: Shape, count: int) -> Shape:
 
 
 def _kronecker(view: _View) -> Structure | None:
+    """A Kronecker product: rank one once folded to (left entries) × (right entries)."""
     m, n = view.shape
     if not view.finite or m * n > 1 << 20 or _outer(view) is not None:
         return None

@@ -30,10 +30,10 @@ from jacobians.structure.facts import (
     _fills,
     _tells_all,
     _variables,
-    injective,
     span,
 )
 from jacobians.structure.kinds import Structure, kinds_of, most_specific
+from jacobians.structure.separable import diagonal_plus_low_rank, kronecker, outer
 from jacobians.structure.statement import Clause, clauses_of
 
 MAX_DENSE = 1 << 20
@@ -155,9 +155,9 @@ def name(facts: Facts, blocks: bool = True) -> list[Structure]:
     found.extend(_triangular(facts, too))
     if blocks and not diagonal:
         found.extend(_block_diagonal(facts))
-    found.extend(_kronecker(facts))
-    found.extend(_outer(facts))
-    found.extend(_diagonal_plus_low_rank(facts))
+    found.extend(kronecker(facts))
+    found.extend(outer(facts))
+    found.extend(diagonal_plus_low_rank(facts))
     m, n = facts.shape
     count, _ = bound_entries(facts.terms, facts.out_shape, facts.in_shape)
     if 2 * count <= m * n:
@@ -179,6 +179,7 @@ def _is_one(term: Term) -> bool:
 
 
 def _diagonal(facts: Facts) -> list[Structure]:
+    """Diagonal, where column − row is 0 in every term; the identity where the coefficient is 1."""
     m, n = facts.shape
     if m != n or any(r != (0, 0) for r in facts.offsets):
         return []
@@ -200,6 +201,7 @@ def _diagonal(facts: Facts) -> list[Structure]:
 
 
 def _selection(facts: Facts) -> list[Structure]:
+    """Rows with at most one entry, a 1; a permutation where columns too: `y[i] = x[2·i]`."""
     if not all(_is_one(t) for t in facts.terms):
         return []
     m, n = facts.shape
@@ -245,6 +247,7 @@ def _banded(facts: Facts, too: tuple[tuple[str, Any], ...]) -> list[Structure]:
 
 
 def _triangular(facts: Facts, too: tuple[tuple[str, Any], ...]) -> list[Structure]:
+    """Triangular, entry by entry where column − row has one sign, else by leading equal axes."""
     m, n = facts.shape
     found = []
     if m == n >= 2:
@@ -284,6 +287,7 @@ def _triangular(facts: Facts, too: tuple[tuple[str, Any], ...]) -> list[Structur
 
 
 def _toeplitz(facts: Facts) -> list[Structure]:
+    """Constant along diagonals: the coefficient stays when row and column both grow by one."""
     m, n = facts.shape
     if min(m, n) < 2 or max(m, n) < 3:
         return []
@@ -326,8 +330,11 @@ def _slides(term: Term, row: Affine, column: Affine, shape: tuple[int, int]) -> 
     """Whether moving one step along a diagonal stays in the term and leaves its coefficient."""
     m, n = shape
     edges = {
-        row, column, subtract(affine.constant(m - 1), row), subtract(affine.constant(n - 1), column)
-    }  # fmt: skip
+        row,
+        column,
+        subtract(affine.constant(m - 1), row),
+        subtract(affine.constant(n - 1), column),
+    }
     row_variable, column_variable = plain_variable(row), plain_variable(column)
     inside = [
         *(b for b in term.bounds if b not in edges),
@@ -394,6 +401,7 @@ def _common_high(row: Affine, column: Affine, height: int, width: int, term: Ter
 
 
 def _named_blocks(facts: Facts, count: int, split: Sequence[_Split]) -> list[Structure]:
+    """A block-diagonal name with what its blocks are, and whether they are equal: I ⊗ B."""
     m, n = facts.shape
     height, width = m // count, n // count
     numbers = frozenset(v for s in split for v, _ in s.high.terms)
@@ -453,116 +461,3 @@ def _same_in_each(term: Term, split: _Split, count: int) -> bool:
         return False
     only = replace(term, out=(split.high,), inp=(), bounds=(), coefficient=coefficients.ONE)
     return _tells_all(only.out, only) and not u & coefficients.variables(term.coefficient)
-
-
-def _components(term: Term, fixed: frozenset[int]) -> Callable[[int], int]:
-    """Groups variables that a condition or a factor ties together; returns the group of one."""
-    parent: dict[int, int] = {}
-
-    def find(v: int) -> int:
-        while parent.setdefault(v, v) != v:
-            v = parent[v]
-        return v
-
-    together = [_variables((e,)) for e in (*term.zeros, *term.bounds)]
-    together += [_variables((*g.at, *((g.value,) if g.value else ()))) for g in term.guards]
-    for p in term.coefficient.products or ():
-        together += [_variables(f.at) for f in p.factors]
-    for group in together:
-        moving = [v for v in group if v not in fixed]
-        for v in moving[1:]:
-            parent[find(v)] = find(moving[0])
-    return find
-
-
-def _kronecker(facts: Facts) -> list[Structure]:
-    term = facts.terms[0]
-    products = term.coefficient.products
-    if len(facts.terms) != 1 or products is None or len(products) != 1:
-        return []
-    m, n = facts.shape
-    find = _components(term, facts.fixed)
-    if min(m, n) == 1 or _separated(term.out, term.inp, find):
-        return []
-    for p in range(len(term.out) + 1):
-        for q in range(len(term.inp) + 1):
-            left = prod(facts.out_shape[:p]), prod(facts.in_shape[:q])
-            right = m // max(left[0], 1), n // max(left[1], 1)
-            flat = (left[0] == 1 == right[1]) or (left[1] == 1 == right[0])
-            if min(prod(left), prod(right)) < 2 or flat:
-                continue
-            first = (*term.out[:p], *term.inp[:q])
-            second = (*term.out[p:], *term.inp[q:])
-            if not _separated(first, second, find):
-                continue
-            parameters: list[tuple[str, Any]] = [("left", left), ("right", right)]
-            for side, o, i, shapes in (
-                ("left_identity", term.out[:p], term.inp[:q], left),
-                ("right_identity", term.out[p:], term.inp[q:], right),
-            ):
-                if _plain_identity(term, o, i, shapes):
-                    parameters.append((side, True))
-            return [Structure("kronecker", tuple(parameters))]
-    return []
-
-
-def _plain_identity(
-    term: Term, out: Sequence[Affine], inp: Sequence[Affine], shape: tuple[int, int]
-) -> bool:
-    """Whether one side of a product has equal indices, no coefficient and no condition."""
-    if shape[0] != shape[1] or tuple(out) != tuple(inp):
-        return False
-    own = set(_variables(out))
-    if prod(term.sizes[v] for v in own) != shape[0]:
-        return False
-    if not injective(out, term):
-        return False
-    conditions = _variables((*term.zeros, *term.bounds))
-    return not own & (coefficients.variables(term.coefficient) | set(conditions))
-
-
-def _separated(a: Iterable[Affine], b: Iterable[Affine], find: Callable[[int], int]) -> bool:
-    """Whether no condition or factor ties a variable of one side to one of the other."""
-    left, right = {find(v) for v in _variables(a)}, {find(v) for v in _variables(b)}
-    return not left & right
-
-
-def _outer(facts: Facts) -> list[Structure]:
-    term = facts.terms[0]
-    products = term.coefficient.products
-    if len(facts.terms) != 1 or products is None or len(products) != 1:
-        return []
-    m, n = facts.shape
-    find = _components(term, facts.fixed)
-    if m > 1 and n > 1:
-        return [Structure("outer")] if _separated(term.out, term.inp, find) else []
-    index, shape = (term.inp, facts.in_shape) if m == 1 else (term.out, facts.out_shape)
-    axes = [e for e, k in zip(index, shape, strict=True) if k > 1]
-    if len(axes) < 2:
-        return []
-    apart = all(_separated((a,), axes[k + 1 :], find) for k, a in enumerate(axes))
-    return [Structure("outer", (("gradient", True),))] if apart else []
-
-
-def _diagonal_plus_low_rank(facts: Facts) -> list[Structure]:
-    m, n = facts.shape
-    if m != n or n < 4:
-        return []
-    rank, diagonal = 0, False
-    for t, offset in zip(facts.terms, facts.offsets, strict=True):
-        if offset == (0, 0):
-            diagonal = True
-            continue
-        products = t.coefficient.products
-        if products is None:
-            return []
-        for p in products:
-            alone = replace(t, coefficient=replace(t.coefficient, products=(p,)))
-            out = [e for e in t.out if not set(_variables((e,))) <= facts.fixed]
-            inp = [e for e in t.inp if not set(_variables((e,))) <= facts.fixed]
-            if not _separated(out, inp, _components(alone, facts.fixed)):
-                return []
-        rank += len(products)
-    if not diagonal or not rank or rank > max(1, n // 2 - 1):
-        return []
-    return [Structure("diagonal-plus-low-rank", (("rank", rank),))]
