@@ -11,12 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jacobians.derive.algebra.syntax import Expression, Name, Number
 from jacobians.errors import ArgumentError
 from jacobians.graph.build import Slot, Step, pull_back
 from jacobians.graph.label import operation_text
 from jacobians.graph.model import Node
 from jacobians.graph.wire import Contribution, Wire
-from jacobians.notation.numbers import number_text
+from jacobians.notation.text import text_of
 from jacobians.program.view import is_inexact
 
 
@@ -184,7 +185,8 @@ def assemble(tape: Tape) -> tuple[tuple[Node, ...], tuple[Wire, ...]]:
                 placed.add(k)
                 nodes.append(Node(names[k], "constant", "constant", "constant", (), (wires[k],)))
         inputs = tuple(wires[k] for k in step.operands)
-        text = operation_text(step, [w.name for w in inputs], [np.shape(w.value) for w in inputs])
+        operands = [_operand(tape.slots[k], w) for k, w in zip(step.operands, inputs, strict=True)]
+        text = operation_text(step, operands, [np.shape(w.value) for w in inputs])
         results = tuple(wires[k] for k in step.results)
         placed.update(step.results)
         nodes.append(
@@ -251,6 +253,16 @@ def _is_literal(slot: Slot) -> bool:
     return (array.size > 0 and bool((array == array.flat[0]).all())) or array.size == 1
 
 
+def _number(slot: Slot) -> Number:
+    """The number that a literal is, every entry of it."""
+    return Number(np.asarray(slot.value).flat[0].item())
+
+
+def _operand(slot: Slot, wire: Wire) -> Expression:
+    """How a wire is written in the operations that read it: its name, or its number."""
+    return _number(slot) if slot.name is None and _is_literal(slot) else Name(wire.name)
+
+
 def _names(tape: Tape, steps: Sequence[Step]) -> dict[int, str]:
     """A name for every wire in use: given ones first, then outputs, then v1, v2 and so on."""
     order = [*tape.inputs]
@@ -272,7 +284,7 @@ def _names(tape: Tape, steps: Sequence[Step]) -> dict[int, str]:
         if slot.name is not None:
             give(number, slot.name)
         elif _is_literal(slot):
-            names[number] = number_text(np.asarray(slot.value).flat[0].item())
+            names[number] = text_of(_number(slot))
     for number, name in zip(tape.outputs, tape.output_names, strict=True):
         if number not in names:
             give(number, name)

@@ -1,71 +1,87 @@
 """How the operation of a node is written: `w0·x0`, `max(0, h)`, `1/v7`.
 
->>> operation_text(step, [("w0", ()), ("x0", ())], (), scalar=True)
+>>> operation_text(step, [Name("w0"), Name("x0")], [(), ()])
 'w0·x0'
 """
 
 from collections.abc import Sequence
-from typing import Any
+from math import isfinite
 
 from jacobians import program
-from jacobians.derive.algebra.syntax import Name, Sliced
+from jacobians.derive.algebra.syntax import (
+    Brackets,
+    Call,
+    Comparison,
+    Expression,
+    Hadamard,
+    Negative,
+    Number,
+    Power,
+    Product,
+    Quotient,
+    Root,
+    Sliced,
+    Sum,
+    Transposed,
+    Words,
+)
 from jacobians.graph.build import Step
-from jacobians.notation.expression import slice_ranges
-from jacobians.notation.numbers import group
+from jacobians.notation.expression import COMPARISONS, slice_ranges
+from jacobians.notation.numbers import ATOM, POINT
 from jacobians.notation.operation import CALLS, SHORT, SYMBOLS
-from jacobians.notation.text import superscript, text_of
-
-INFIX = {"add": " + ", "add_any": " + ", "sub": " − ", "div": "/", "mul": "·"}
-COMPARISONS = {"gt": " > ", "ge": " ≥ ", "lt": " < ", "le": " ≤ ", "eq": " = ", "ne": " ≠ "}
+from jacobians.notation.text import binds, bracketed, text_of
 
 MOST_SHOWN = 6
 
 
-def operation_text(step: Step, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> str:
-    """An operation over the names of its operands.
+def operation_text(
+    step: Step, operands: Sequence[Expression], shapes: Sequence[tuple[int, ...]]
+) -> str:
+    """An operation over its operands.
 
     Args:
         step: the step.
-        names: how each operand is written.
+        operands: the name or the number that each operand is.
         shapes: the shape of each operand.
 
     Returns:
         The text, in the notation of the formulas.
     """
     if step.text is not None:
-        return step.text.format(*names)
-    op = step.operation
+        return step.text.format(*map(text_of, operands))
     if step.kind != "operation":
-        return _function(op, names)
-    if op in INFIX and len(names) == 2:
-        symbol = INFIX[op]
-        if op == "mul" and all(shapes):
-            symbol = " ⊙ "
-        return _infix(op, symbol, names)
-    if op in COMPARISONS:
-        return f"{group(names[0])}{COMPARISONS[op]}{group(names[1])}"
-    if op == "neg":
-        return "−" + group(names[0])
-    if op == "square":
-        return group(names[0]) + "²"
-    if op == "integer_pow":
-        return group(names[0]) + superscript(int(program.parameters(step.equation)["y"]))
-    if op == "dot_general":
-        return _product(step, names, shapes)
-    if op in ("reduce_sum", "reduce_max", "reduce_min"):
-        axes = program.parameters(step.equation)["axes"]
-        return _reduction(SHORT[op], names[0], axes, len(shapes[0]))
-    if op == "slice":
-        ranges = slice_ranges(program.parameters(step.equation), shapes[0])
-        return text_of(Sliced(Name(names[0]), ranges))
-    if op == "transpose" and tuple(program.parameters(step.equation)["permutation"]) == (1, 0):
-        return group(names[0]) + "ᵀ"
-    if op == "select_n" and len(names) == 3:
-        return f"where({names[0]}, {names[2]}, {names[1]})"
-    if op in ("max", "min"):
-        # a constant first, as in max(0, h)
-        names = sorted(names, key=lambda text: not _is_number(text))
-    return _function(CALLS.get(op) or SHORT.get(op, op), names)
+        return text_of(_function(step.operation, operands))
+    infix = _infix(step.operation, operands, shapes) if len(operands) == 2 else None
+    return text_of(_operation(step, operands, shapes) if infix is None else infix)
+
+
+def _operation(
+    step: Step, operands: Sequence[Expression], shapes: Sequence[tuple[int, ...]]
+) -> Expression:
+    """An operation that stands before, behind or around its operands: `−x`, `x²`, `max(0, h)`."""
+    first, op = operands[0] if operands else Words(""), step.operation
+    params = {} if step.equation is None else program.parameters(step.equation)
+    match op:
+        case "neg":
+            return Negative(first)
+        case "square":
+            return Power(first, 2)
+        case "integer_pow":
+            return Power(first, int(params["y"]))
+        case "dot_general":
+            return _matrix_product(step, operands, shapes)
+        case "reduce_sum" | "reduce_max" | "reduce_min":
+            return _reduction(SHORT[op], first, params["axes"], len(shapes[0]))
+        case "slice":
+            return Sliced(first, slice_ranges(params, shapes[0]))
+        case "transpose" if tuple(params["permutation"]) == (1, 0):
+            return Transposed(first)
+        case "select_n" if len(operands) == 3:
+            return Call("where", (operands[0], operands[2], operands[1]))
+        case "max" | "min":
+            # a constant first, as in max(0, h)
+            operands = sorted(operands, key=lambda e: not _is_number(e))
+    return _function(CALLS.get(op) or SHORT.get(op, op), operands)
 
 
 def symbol(step: Step) -> str:
@@ -75,40 +91,58 @@ def symbol(step: Step) -> str:
     return step.operation
 
 
-def _infix(op: str, symbol: str, names: Sequence[str]) -> str:
-    left, right = names
-    if op in ("add", "add_any"):
-        return f"{left}{symbol}{right}" if not right.startswith("−") else f"{left}{symbol}({right})"
-    if op == "mul" and _is_number(right):
-        left, right = right, left
-    return f"{group(left, 2)}{symbol}{group(right)}"
+def _infix(
+    op: str, operands: Sequence[Expression], shapes: Sequence[tuple[int, ...]]
+) -> Expression | None:
+    """An operation between its two operands, `x + y`, `2·x`; None for any other."""
+    left, right = operands
+    if op in COMPARISONS:
+        return Comparison((bracketed(left), bracketed(right)), (COMPARISONS[op],))
+    match op:
+        case "add" | "add_any":
+            signed = isinstance(right, Number) and binds(right) < ATOM
+            return Sum((left, Brackets(right) if signed else right))
+        case "sub":
+            return Sum((bracketed(left, POINT), Negative(right)))
+        case "div":
+            return Quotient(left, right)
+        case "mul":
+            if _is_number(right):
+                left, right = right, left
+            factors = (left, bracketed(right))
+            return Hadamard(factors) if all(shapes) else Product(factors)
+    return None
 
 
-def _function(name: str, names: Sequence[str]) -> str:
-    shown = list(names[:MOST_SHOWN])
-    if len(names) > MOST_SHOWN:
-        shown.append(f"… {len(names) - MOST_SHOWN} more")
-    if name == "√" and len(names) == 1:
-        return "√" + group(names[0])
-    return f"{name}({', '.join(shown)})"
+def _function(name: str, operands: Sequence[Expression]) -> Expression:
+    """A function of operands, of many the first few: `concat(a, b, c, d, e, f, … 3 more)`."""
+    if name == "√" and len(operands) == 1:
+        return Root(operands[0])
+    more = len(operands) - MOST_SHOWN
+    return Call(name, (*operands[:MOST_SHOWN], *((Words(f"… {more} more"),) if more > 0 else ())))
 
 
-def _reduction(name: str, operand: str, axes: Any, rank: int) -> str:
-    if len(axes) == rank:
-        return f"{name}({operand})"
-    which = f"axis={axes[0]}" if len(axes) == 1 else f"axes={','.join(map(str, axes))}"
-    return f"{name}({operand}, {which})"
+def _reduction(name: str, operand: Expression, axes: Sequence[int], rank: int) -> Expression:
+    """A sum or extremum over axes: `Σ(x)`, `max(x, axis=1)`, `Σ(x, axes=0,2)`."""
+    if len(axes) in (1, rank):
+        return Call(name, (operand,), () if len(axes) == rank else tuple(axes))
+    return Call(name, (operand, Words(f"axes={','.join(map(str, axes))}")))
 
 
-def _product(step: Step, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> str:
+def _matrix_product(
+    step: Step, operands: Sequence[Expression], shapes: Sequence[tuple[int, ...]]
+) -> Expression:
+    """A product of matrices or vectors, transposed as the contracted axes say: `Wᵀ·x`."""
     (left, right), (batch, _) = program.parameters(step.equation)["dimension_numbers"]
     if batch or len(left) != 1 or max(map(len, shapes)) > 2:
-        return f"einsum({names[0]}, {names[1]})"
+        return Call("einsum", tuple(operands))
+    first, second = (bracketed(e) for e in operands)
     ranks = list(map(len, shapes))
-    first = group(names[0]) + ("ᵀ" if ranks[0] == 2 and left[0] == 0 else "")
-    second = group(names[1]) + ("ᵀ" if ranks[1] == 2 and right[0] == 1 else "")
-    return f"{first}·{second}"
+    first = Transposed(first) if ranks[0] == 2 and left[0] == 0 else first
+    second = Transposed(second) if ranks[1] == 2 and right[0] == 1 else second
+    return Product((first, second))
 
 
-def _is_number(text: str) -> bool:
-    return text.lstrip("−")[:1].isdigit()
+def _is_number(e: Expression) -> bool:
+    """Whether an operand is a finite number."""
+    return isinstance(e, Number) and isfinite(abs(e.value))

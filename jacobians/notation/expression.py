@@ -24,6 +24,7 @@ from jacobians.derive.algebra.syntax import (
     Power,
     Product,
     Quotient,
+    Root,
     Sliced,
     Sum,
     Transposed,
@@ -209,6 +210,8 @@ class Names:
                 return Quotient(closed[0], closed[1], close=False)
             case "neg":
                 return Negative(operands[0])
+            case "sqrt":
+                return Root(Brackets(operands[0]))
             case "square":
                 return Power(operands[0], 2)
             case "integer_pow":

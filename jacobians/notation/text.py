@@ -32,6 +32,7 @@ from jacobians.derive.algebra.syntax import (
     Power,
     Product,
     Quotient,
+    Root,
     Sliced,
     Slot,
     Sum,
@@ -156,6 +157,8 @@ def _closed(e: Expression) -> str:
             if isinstance(exponent, int):
                 return below + superscript(exponent)
             return f"{below}^({text_of(exponent)})"
+        case Root(of):
+            return "√" + _print(of).within(ATOM)
         case Transposed(of):
             return _print(of).within(ATOM) + "ᵀ"
         case Call(function, arguments, axes):

@@ -20,6 +20,7 @@ from jacobians.derive.algebra.syntax import (
     Power,
     Product,
     Quotient,
+    Root,
     Slot,
     Sum,
     Transposed,
@@ -47,7 +48,7 @@ PRINTED = {
     "x·(y ⊙ q)": Product((X, Hadamard((Y, Q)))),
     "(q³)²": Power(Power(Q, 3), 2),
     "q⁻¹": Power(Q, -1),
-    "1/√(1 − x²)": Quotient(Number(1), Call("√", (Sum((Number(1), Negative(Power(X, 2)))),))),
+    "1/√(1 − x²)": Quotient(Number(1), Root(Sum((Number(1), Negative(Power(X, 2)))))),
     "−Σ_a,b<2 1[i = j]·x[i − 1]": Product(
         (Indicator(Comparison((I, J), ("=",))), Entry(X, (Position(-1, (("i", 1),)),))),
         -1.0,

@@ -143,6 +143,13 @@ class Power:
 
 
 @dataclass(frozen=True)
+class Root:
+    """A square root."""
+
+    of: "Expression"
+
+
+@dataclass(frozen=True)
 class Transposed:
     """A matrix transposed."""
 
@@ -220,7 +227,7 @@ class Definition:
 
 Expression = (
     Name | Cotangent | Number | Ones | Words | Slot | Position | Entry | Sliced | Negative | Sum
-    | Product | Hadamard | Quotient | Power | Transposed | Call | Vector | Comparison | Not
+    | Product | Hadamard | Quotient | Power | Root | Transposed | Call | Vector | Comparison | Not
     | Indicator | Brackets | Derivative | Equation | Definition
 )  # fmt: skip
 

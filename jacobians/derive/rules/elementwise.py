@@ -25,6 +25,7 @@ from jacobians.derive.algebra.syntax import (
     Number,
     Power,
     Quotient,
+    Root,
     Slot,
     Sum,
 )
@@ -219,16 +220,16 @@ _SINH = Function("sinh", _of("sinh"), jnp.sinh)
 _TANH = Function("tanh'", Brackets(_minus(_ONE, _SQUARE)), lambda y: (1.0 - y) * (1.0 + y))
 _ASIN = Function(
     "asin'",
-    _one_over(_of("√", _minus(_ONE, _SQUARE))),
+    _one_over(Root(_minus(_ONE, _SQUARE))),
     lambda x: 1 / jnp.sqrt((1 - x) * (1 + x)),
 )
 _ATAN = Function("atan'", _one_over(Sum((_ONE, _SQUARE))), lambda x: 1.0 / (1.0 + x * x))
 _ASINH = Function(
-    "asinh'", _one_over(_of("√", Sum((_SQUARE, _ONE)))), lambda x: 1 / jnp.sqrt(x * x + 1)
+    "asinh'", _one_over(Root(Sum((_SQUARE, _ONE)))), lambda x: 1 / jnp.sqrt(x * x + 1)
 )
 _ACOSH = Function(
     "acosh'",
-    _one_over(_of("√", _minus(_SQUARE, _ONE))),
+    _one_over(Root(_minus(_SQUARE, _ONE))),
     lambda x: 1 / jnp.sqrt((x - 1) * (x + 1)),
 )
 _ATANH = Function("atanh'", _one_over(_minus(_ONE, _SQUARE)), lambda x: 1 / ((1 - x) * (1 + x)))
