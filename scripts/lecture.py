@@ -21,7 +21,7 @@ import numpy as np
 from jacobians import backprop, explain, gates, networks  # noqa: F401
 from jacobians.graph.backprop import Backprop
 from jacobians.report import lecture  # noqa: F401
-from jacobians.report.explanation import array_text  # noqa: F401
+from jacobians.report.lines import array_text  # noqa: F401
 
 
 def f(x: Any, y: Any, z: Any) -> Any:

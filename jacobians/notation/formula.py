@@ -134,13 +134,13 @@ def formulas(
     if vjp is None:
         vjp = index_vjp(terms, names, shown, in_leaf.name, in_leaf.shape)
     used = tuple(e for e in (jacobian, vjp) if e is not None)
-    meanings = tuple(names.definitions.values())
+    mentioned = {part for e in (*used, *names.definitions.values()) for part in _named(e)}
     definitions: tuple[Definition, ...] = tuple(
         Definition(Name(name), meaning)
         for name, meaning in names.definitions.items()
-        if any(_mentions(e, name) for e in (*used, *meanings))
+        if Name(name) in mentioned
     )
-    every: list[Expression] = [*used, *definitions]
+    every = (*used, *(d.meaning for d in definitions))
     if shown != out_leaf.name and any(_mentions(e, shown) for e in every):
         definitions = (Definition(Name(shown), above), *definitions)
     return Formulas(jacobian, vjp, definitions, (left, right), names.values)
@@ -182,9 +182,14 @@ def _mentions(e: Expression, name: str) -> bool:
 
     `ȳ` needs no word of what `y` is; `s̄`, where an input is called y, does.
     """
+    named = _named(e)
     unusual = name != USUAL and name == variable(name)
-    said = (Name(name), Cotangent(name)) if unusual else (Name(name),)
-    return any(part in said for part in walk(e))
+    return Name(name) in named or (unusual and Cotangent(name) in named)
+
+
+def _named(e: Expression) -> set[Name | Cotangent]:
+    """The names in an expression, and the cotangents."""
+    return {part for part in walk(e) if isinstance(part, (Name, Cotangent))}
 
 
 def _starts_as_number(e: Expression) -> bool:

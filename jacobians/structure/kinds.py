@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from jacobians.notation.numbers import number_text
+
 DEFINITIONS: dict[str, str] = {
     "zero": "no entry can be nonzero",
     "identity": "the identity matrix",
@@ -95,7 +97,7 @@ def _describe(s: Structure) -> str:
         scale = s.get("scale")
         if scale is None:
             return "scaled identity"
-        return f"scaled identity: {scale:.6g} · I".replace("-", "−")
+        return f"scaled identity: {number_text(float(scale))} · I"
     if s.kind in ("permutation", "selection"):
         return s.kind + (" (differs from point to point)" if s.get("varies") else "")
     if s.kind == "block-diagonal":

@@ -9,8 +9,8 @@ slots where its operands go.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, get_args
 
 
 @dataclass(frozen=True)
@@ -232,12 +232,16 @@ Expression = (
 )  # fmt: skip
 
 
+# the fields of each kind of expression
+_FIELDS = {kind: tuple(f.name for f in fields(kind)) for kind in get_args(Expression)}
+
+
 def parts(e: Expression) -> Iterator[Expression]:
     """The expressions that an expression is made of directly."""
-    for f in fields(e):
-        value = getattr(e, f.name)
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, Expression):
+    for name in _FIELDS[type(e)]:
+        value = getattr(e, name)
+        for part in value if type(value) is tuple else (value,):
+            if type(part) in _FIELDS:
                 yield part
 
 
@@ -256,11 +260,11 @@ def rewritten(e: Expression, change: Callable[[Expression], Expression | None]) 
         return new
 
     def of(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(of(part) for part in value)
-        return rewritten(value, change) if isinstance(value, Expression) else value
+        if type(value) is tuple:
+            return tuple(map(of, value))
+        return rewritten(value, change) if type(value) in _FIELDS else value
 
-    return replace(e, **{f.name: of(getattr(e, f.name)) for f in fields(e)})
+    return type(e)(*(of(getattr(e, name)) for name in _FIELDS[type(e)]))
 
 
 def renamed(e: Expression, old: str, new: str) -> Expression:
