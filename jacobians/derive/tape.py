@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
-from jacobians.derive.facts.rounding import Radius, exact_constant, radii
+from jacobians.derive.facts.radius import Radius, exact_constant
+from jacobians.derive.facts.rounding import radii
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
 
 from jacobians import program
-from jacobians.derive.facts.ranges import MOVING
+from jacobians.derive.facts.range_rules import MOVING
 from jacobians.derive.tape import Node, Tape
 
 Mask = NDArray[np.bool_]
