@@ -20,6 +20,7 @@ from jacobians.derive.algebra.affine import ZERO, Affine
 from jacobians.derive.algebra.coefficient import Coefficient, Factor, Product
 from jacobians.derive.algebra.term import Term
 from jacobians.derive.tape import Function, Node, Tape
+from jacobians.program.primitives import Does, does
 
 Shape = tuple[int, ...]
 Index = tuple[Affine, ...]
@@ -241,7 +242,7 @@ def resolve(tape: Tape, number: int, index: Index) -> tuple[int, Index]:
                 return number, index
             kept = iter(index[d] for d in wide)
             index = tuple(ZERO if n == 1 else next(kept) for n in shape)
-        elif op in ("copy", "copy_p", "stop_gradient", "name", "optimization_barrier"):
+        elif does(op, Does.SAME_VALUE | Does.MOVES):
             source = value.node.inputs[value.node.outputs.index(number)]
         elif op == "select_n" and (chosen := _known_choice(tape, value.node)) is not None:
             source = chosen
@@ -273,6 +274,7 @@ def product_of(*parts: Coefficient) -> Coefficient:
 def _derivative_array(
     equation: Any, operand: int, output: int, by_output: bool
 ) -> Callable[..., Any]:
+    """A function of the operands that gives the local derivative by one: y'(x) of each entry."""
     call = program.as_function(equation)
 
     def compute(*values: Any) -> Any:

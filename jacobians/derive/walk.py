@@ -30,16 +30,14 @@ from jacobians.derive.facts.paths import fair_paths, has_more_paths, without_pat
 from jacobians.derive.facts.radius import Radius
 from jacobians.derive.operation import Local, Operation, restrict_index
 from jacobians.derive.rules import choosing, indexing, matrices, moving, reducing
-from jacobians.derive.rules.elementwise import ELEMENTWISE, NO_DERIVATIVE, SAME, derivative
+from jacobians.derive.rules.elementwise import derivative
 from jacobians.derive.tape import Node, Tape, Value
+from jacobians.program.primitives import Does, does
 from jacobians.program.view import Program, is_inexact
 
 RULES = {**moving.RULES, **reducing.RULES, **indexing.RULES, **choosing.RULES, **matrices.RULES}
 Blocks = dict[int, Terms]
 Shape = tuple[int, ...]
-
-# operations that a call may add around the one it is named after
-WRAPPING = {"broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy"}
 
 # how many of the last operations are looked at to tell whether a call is more than one
 LONG_CALL = 12
@@ -166,7 +164,7 @@ class Walk:
         """Names the result of a call after it, where the call is more than one operation."""
         name = name.lstrip("_")
         made_here = result >= first and self.tape.values[result].source == "result"
-        several = sum(node.op not in WRAPPING for node in self.tape.nodes[-LONG_CALL:]
+        several = sum(not does(node.op, Does.WRAPS) for node in self.tape.nodes[-LONG_CALL:]
                       if node.outputs and node.outputs[0] >= first) > 1  # fmt: skip
         if made_here and several and name.isidentifier():
             self.tape.calls[result] = name, tuple(operands)
@@ -237,15 +235,15 @@ class Walk:
         op = node.op
         active = tuple(k for k, number in enumerate(node.inputs) if self.blocks.get(number))
         outputs = [k for k, number in enumerate(node.outputs) if self.has_derivative(number)]
-        if not active or not outputs or op in NO_DERIVATIVE:
+        if not active or not outputs or does(op, Does.NO_DERIVATIVE):
             return
         operation = Operation(node, self.tape, active, self.note)
-        if op in SAME:
+        if does(op, Does.ELEMENTWISE):
+            self.elementwise(operation)
+        elif does(op, Does.SAME_VALUE):
             for k in active:
                 if k in outputs:
                     self.blocks[node.outputs[k]] = self.blocks[node.inputs[k]]
-        elif op in ELEMENTWISE:
-            self.elementwise(operation)
         else:
             self.local(operation, outputs)
 

@@ -33,6 +33,7 @@ from jacobians.program.source import (
 )
 from jacobians.program.view import (
     CUSTOM_RULES,
+    REFUSALS,
     Program,
     ScanParts,
     branches,
@@ -71,6 +72,7 @@ __all__ = [
     "CUSTOM_RULES",
     "JAX_FOLDER",
     "OWN_FOLDER",
+    "REFUSALS",
     "Definition",
     "Program",
     "ScanParts",

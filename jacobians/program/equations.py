@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
+from jacobians.program.primitives import Does, does
 from jacobians.program.view import (
-    PLAIN_CALLS,
     Equation,
     Program,
     called_program,
@@ -69,7 +69,7 @@ def run_entered(inner: Program, constants: Sequence[Any], values: Sequence[Any])
     environment.update(zip(variables, constants, strict=True))
     for equation in inner.equations:
         operands = [read(atom, environment) for atom in equation.invars]
-        called = called_program(equation) if equation.primitive.name in PLAIN_CALLS else None
+        called = called_program(equation) if does(equation.primitive.name, Does.CALL) else None
         if called is None:
             results = evaluate(equation, operands)
         else:

@@ -39,13 +39,8 @@ from jacobians.derive.facts.special import (
     ZERO,
 )
 from jacobians.derive.facts.support import zeros_of_result
-from jacobians.derive.tape import MAX_KNOWN, Node, Tape, Value
-
-# every entry of the result is an entry of an operand, or of its padding
-CHOOSING = {
-    "gather", "dynamic_slice", "dynamic_update_slice", "scatter", "sort", "top_k", "cummax",
-    "cummin", "reduce_window_max", "reduce_window_min", "tile",
-}  # fmt: skip
+from jacobians.derive.tape import MAX_KNOWN, Node, Tape, Value, find_in_order
+from jacobians.program.primitives import Does, does
 
 
 def zeros(tape: Tape, number: int) -> Mask | None:
@@ -110,32 +105,36 @@ def one_of(tape: Tape, result: int, numbers: Sequence[int]) -> None:
 def possible(tape: Tape, number: int) -> Possible:
     """What the entries of a value may be; found once for every value on the way to it."""
     found: dict[int, Possible] = tape.possible
-    stack = [number]
-    while stack:
-        top = stack[-1]
-        if top in found:
-            stack.pop()
-            continue
-        value = tape.values[top]
-        constant = None if value.depends else _of_constant(tape, top)
-        if constant is None and top in tape.nothing:
-            constant = _zero_where(tape.nothing[top])
-        if constant is not None or value.source != "result" or value.node is None:
-            found[top] = constant or uniform(ORDINARY, value.shape)
-            continue
-        missing = [k for k in value.node.inputs if k not in found]
-        if missing:
-            stack.extend(missing)
-            continue
-        operands = [found[k] for k in value.node.inputs]
-        results = _of_operation(tape, value.node, operands)
-        if not value.depends:
-            # what no input changes is not differentiated
-            results = [Possible(r.kinds, np.zeros_like(r.singular)) for r in results]
-        narrower = _with_zeros(tape, value.node, operands)
-        for output, result in zip(value.node.outputs, results, strict=True):
-            found[output] = possible_in_type(narrower.get(output, result), tape.values[output])
+    find_in_order(
+        number, found, lambda k: _operands_or_settled(tape, k), lambda k: _find_results(tape, k)
+    )
     return found[number]
+
+
+def _operands_or_settled(tape: Tape, number: int) -> tuple[int, ...]:
+    """The values that must be known before one is; a constant or an input is settled at once."""
+    value = tape.values[number]
+    constant = None if value.depends else _of_constant(tape, number)
+    if constant is None and number in tape.nothing:
+        constant = _zero_where(tape.nothing[number])
+    if constant is None and value.source == "result" and value.node is not None:
+        return value.node.inputs
+    tape.possible[number] = constant or uniform(ORDINARY, value.shape)
+    return ()
+
+
+def _find_results(tape: Tape, number: int) -> None:
+    """Notes what all results of the operation that makes a value may be."""
+    value = tape.values[number]
+    assert value.node is not None
+    operands = [tape.possible[k] for k in value.node.inputs]
+    results = _of_operation(tape, value.node, operands)
+    if not value.depends:
+        # what no input changes is not differentiated
+        results = [Possible(r.kinds, np.zeros_like(r.singular)) for r in results]
+    narrower = _with_zeros(tape, value.node, operands)
+    for output, result in zip(value.node.outputs, results, strict=True):
+        tape.possible[output] = possible_in_type(narrower.get(output, result), tape.values[output])
 
 
 def _of_constant(tape: Tape, number: int) -> Possible | None:
@@ -180,7 +179,7 @@ def _of_operation(tape: Tape, node: Node, operands: Sequence[Possible]) -> list[
         return [rule(tape, node, operands)]
     kinds = kinds_of_any(operands)
     singular = any(p.singular.any() for p in operands)
-    if node.op in CHOOSING and not _applies_a_function(node):
+    if does(node.op, Does.CHOOSES) and not _applies_a_function(node):
         chosen = _chosen(tape, node, operands[0])
         kinds |= _beside(tape, node)
         return [chosen or uniform(kinds, shape, singular) for shape in shapes]
@@ -259,11 +258,11 @@ def _with_zeros(tape: Tape, node: Node, operands: Sequence[Possible]) -> dict[in
     ):
         return {}
 
-    def certainly(number: int, target: float) -> Mask | None:
+    def certainly(number: int) -> Mask | None:
         # no operand is anything but finite here
         shape = tape.values[number].shape
         zero = tape.possible[number].kinds == ZERO
-        if target != 0.0 or prod(shape) > MAX_KNOWN or not zero.any():
+        if prod(shape) > MAX_KNOWN or not zero.any():
             return None
         return np.broadcast_to(zero, shape)
 

@@ -37,20 +37,12 @@ from jacobians.derive.facts.special import (
     Bits,
 )
 from jacobians.derive.tape import MAX_KNOWN, Node, Tape
+from jacobians.program.primitives import Does, does, named
 
 # a product of so many multiplications is looked at entry by entry, a larger one as a whole
 MAX_PRODUCT = 1 << 27
-SAME_VALUE = {
-    "convert_element_type", "copy", "copy_p", "name", "stop_gradient", "reduce_precision",
-    "optimization_barrier", "device_put", "sharding_constraint", "pvary", "reshard",
-    "layout_constraint",
-}  # fmt: skip
 
-# whole numbers keep their sign
-KEEPS_SIGN = {"sign", "max", "min", "rem"}
 
-# linear where they are finite: a NaN among their operands makes none of a tangent
-LINEAR = {"add", "add_any", "sub", "neg", "max", "min"}
 Rule = Callable[[Tape, Node, Sequence[Possible]], Possible]
 
 
@@ -63,7 +55,7 @@ def _elementwise(node: Node, operands: Sequence[Possible], kinds: Bits) -> Possi
     for k, operand in enumerate(operands):
         singular = singular | operand.singular
         had_nan = had_nan | ((operand.kinds & nan) > 0)
-        if node.op not in LINEAR:
+        if not does(node.op, Does.PIECEWISE_LINEAR):
             singular = singular | ((operand.kinds & limits[min(k, len(limits) - 1)]) > 0)
     made_nan = ((kinds & nan) > 0) & ~np.asarray(had_nan)
     return Possible(kinds, np.asarray(singular | made_nan))
@@ -89,7 +81,7 @@ def _is_finite(tape: Tape, node: Node) -> bool:
 def _of_integers(tape: Tape, node: Node, operands: Sequence[Possible], kinds: Bits) -> Bits:
     """The kinds of whole numbers, which wrap around: −(−128) is −128 and 0 − 1 may be 255."""
     dtype = tape.values[node.outputs[0]].dtype
-    if node.op in KEEPS_SIGN or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+    if does(node.op, Does.KEEPS_SIGN) or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
         return kinds
     wraps = (kinds & (POSITIVE | NEGATIVE)) > 0
     if node.op == "div":
@@ -379,7 +371,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(special.UNARY, _unary),
     **dict.fromkeys(special.BINARY, _binary),
     **dict.fromkeys(("and", "or", "not"), _logical),
-    **dict.fromkeys(SAME_VALUE, _same),
+    **dict.fromkeys(named(Does.SAME_VALUE), _same),
     **dict.fromkeys(REDUCTIONS, _reduction),
     **{op: _moving(move) for op, move in MOVES.items()},
     "integer_pow": _integer_power,

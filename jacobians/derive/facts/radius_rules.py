@@ -29,8 +29,8 @@ from jacobians.derive.facts.radius import (
     sum_of_both,
     tiny_of,
 )
+from jacobians.program.primitives import Does, named
 
-COMPARISONS = frozenset(["eq", "ne", "lt", "le", "gt", "ge"])
 STEPS: dict[str, Callable[[Array], Array]] = {
     "floor": np.floor,
     "ceil": np.ceil,
@@ -257,6 +257,7 @@ def _sum(params: Any, xs: list[Array], rs: list[Radius], y: Array, dtype: Any) -
 
 
 def _cumulative_sum(params: Any, xs: list[Array], rs: list[Radius], y: Array, dtype: Any) -> Any:
+    """A sum of what comes before each entry: as many roundings as the axis is long."""
     axis = params["axis"]
 
     def along(x: Any, f: Any = np.add) -> Any:
@@ -387,6 +388,6 @@ RULES: dict[str, Callable[..., Any]] = {
     "exp": _exp,
     "log": _log,
     **{op: _step(f) for op, f in STEPS.items()},
-    **dict.fromkeys(COMPARISONS, _compare),
+    **dict.fromkeys(named(Does.COMPARES), _compare),
     **{op: _function(op) for op in SLOPES},
 }

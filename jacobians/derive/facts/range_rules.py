@@ -22,6 +22,7 @@ from jacobians.derive.facts.bounds import (
     widened,
 )
 from jacobians.derive.tape import QUICK
+from jacobians.program.primitives import Does, does
 
 
 def computed_range(
@@ -38,7 +39,7 @@ def computed_range(
         return None if reduced is None else _surely(op, reduced)
     if op == "convert_element_type":
         return _converted(operands[0], given[0].dtype, result.dtype)
-    if op in COMPARISONS:
+    if does(op, Does.COMPARES):
         return _compared(op, *operands)
     if op == "not":
         # ¬b is 1 − b for booleans, −1 − i for integers
@@ -58,12 +59,12 @@ def computed_range(
             return _surely(op, Range(low, high))
         undefined = np.isnan(low) | np.isnan(high)
         low, high = np.where(undefined, -np.inf, low), np.where(undefined, np.inf, high)
-        nan = any(r.nan for r in operands) or op in MAY_BE_NAN
-        if op not in KEEPS_FINITE and not all(r.finite for r in operands):
+        nan = any(r.nan for r in operands) or does(op, Does.MAY_BE_NAN)
+        if not does(op, Does.HAS_LIMITS) and not all(r.finite for r in operands):
             nan = True
         steps = max(STEPS, int(params["y"])) if op == "integer_pow" else STEPS
-        ends = widened(low, high, result.dtype, exact or op in NO_ROUNDING, steps)
-        if op in LIBRARY:
+        ends = widened(low, high, result.dtype, exact or does(op, Does.EXACT), steps)
+        if does(op, Does.LIBRARY):
             # what a library computes may be a little more than 1, never less than 0
             ends = widened(low, high, result.dtype, False)
             ends = np.where(low == 0, low, ends[0]), ends[1]
@@ -86,7 +87,7 @@ def _reduces_within(op: str, r: Range, given: Any, result: Any) -> bool:
 
 def _surely(op: str, r: Range) -> Range:
     """A range of integers without bounds that double precision has rounded."""
-    if op in NO_ROUNDING_OF_INTEGERS:
+    if does(op, Does.BOUNDED):
         return r
     far = np.maximum(np.abs(r.low), np.abs(r.high)) > LARGEST_EXACT
     return Range(np.where(far, -np.inf, r.low), np.where(far, np.inf, r.high))
@@ -103,7 +104,7 @@ def _moved(
 
     With x in [(0, 1), (5, 6)], `x[::-1]` lies in [(5, 6), (0, 1)].
     """
-    if op in ANY_ENTRY:
+    if op in ("gather", "dynamic_slice"):
         mode = str(params.get("mode", "")).upper()
         if "FILL" in mode and params.get("fill_value") != 0:
             # what is put where the index is outside is another number
@@ -142,7 +143,6 @@ MOVING: dict[str, Callable[..., Any]] = {
     "slice": _sliced,
     "expand_dims": lambda params, x: np.expand_dims(x, tuple(params["dimensions"])),
 }  # fmt: skip
-ANY_ENTRY = {"gather", "dynamic_slice"}
 
 
 def _along(r: Range, shape: tuple[int, ...]) -> tuple[Numbers, Numbers] | None:
@@ -212,9 +212,6 @@ def _converted(r: Range, source: Any, target: Any) -> Range | None:
     if r.nan:
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     return Range(low, high)
-
-
-COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 
 
 def _compared(op: str, a: Range, b: Range) -> Range:
@@ -396,22 +393,3 @@ ELEMENTWISE: dict[str, Callable[[Any, list[Range], bool], tuple[Numbers, Numbers
     "logistic": _within(0.0, 1.0),
     "exp": _within(0.0, np.inf),
 }  # fmt: skip
-
-# functions that have a value at ±∞, so that only a NaN makes a NaN of them
-KEEPS_FINITE = {
-    "neg", "max", "min", "clamp", "abs", "sign", "floor", "ceil", "round", "tanh", "erf",
-    "logistic", "exp",
-}  # fmt: skip
-
-# what a library computes may be NaN where mathematics has a number
-MAY_BE_NAN = {"pow", "rem"}
-
-# bounds that are bounds of an operand, or small
-NO_ROUNDING_OF_INTEGERS = {
-    "max", "min", "clamp", "sign", "rem", "reduce_max", "reduce_min", "reduce_or", "reduce_and",
-    "cummax", "cummin", "population_count", "clz",
-}  # fmt: skip
-
-# functions of a library, whose bounds are those of mathematics
-LIBRARY = {"tanh", "sin", "cos", "erf", "logistic"}
-NO_ROUNDING = {"neg", "max", "min", "clamp", "abs", "sign", "floor", "ceil", "round"}

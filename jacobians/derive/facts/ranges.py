@@ -31,8 +31,9 @@ from jacobians.derive.facts.bounds import (
     range_of_type,
     within_type,
 )
-from jacobians.derive.facts.range_rules import COMPARISONS, ELEMENTWISE, computed_range
+from jacobians.derive.facts.range_rules import ELEMENTWISE, computed_range
 from jacobians.derive.tape import Node, Tape
+from jacobians.program.primitives import Does, does
 
 # operations that are looked through, one by way of another
 DEEPEST = 100
@@ -201,7 +202,7 @@ def _collect(
             low = np.minimum(first[other][0], second[other][0])
             high = np.maximum(first[other][1], second[other][1])
             _learn(tape, other, low, high, depth, steps + 1, found)
-    elif op in COMPARISONS:
+    elif does(op, Does.COMPARES):
         _compare(tape, node, truth, depth, steps, found)
 
 

@@ -26,39 +26,10 @@ from jacobians.derive.facts.radius import (
     tidy,
     unknown,
 )
-from jacobians.derive.facts.radius_rules import COMPARISONS, RULES
+from jacobians.derive.facts.radius_rules import RULES
+from jacobians.program.primitives import Does, does, primitive
 
 Move = Callable[..., Any]
-
-# operations that round nothing: with exact operands their results are exact
-EXACT = COMPARISONS | frozenset(
-    [
-        "abs", "and", "argmax", "argmin", "bitcast_convert_type", "broadcast_in_dim", "ceil",
-        "clamp", "complex", "concatenate", "conj", "copy", "copy_p", "cummax", "cummin",
-        "dynamic_slice", "dynamic_update_slice", "expand_dims", "floor", "gather", "imag",
-        "is_finite", "max", "min", "name", "neg", "not", "optimization_barrier", "or", "pad",
-        "real", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_xor", "reshape",
-        "rev", "round", "scatter", "select_n", "sign", "slice", "sort", "split", "squeeze",
-        "stack", "stop_gradient", "tile", "top_k", "transpose", "unstack", "xor",
-    ]
-)  # fmt: skip
-
-# operations that put entries elsewhere: their operands' radii go the same way
-MOVES = frozenset(
-    [
-        "abs", "broadcast_in_dim", "concatenate", "copy", "copy_p", "expand_dims", "name", "neg",
-        "optimization_barrier", "pad", "reshape", "rev", "slice", "split", "squeeze",
-        "stack", "stop_gradient", "tile", "transpose", "unstack",
-    ]
-)  # fmt: skip
-
-# the same by indices: which operands are entries, the others being indices
-INDEXED: dict[str, tuple[int, ...]] = {
-    "dynamic_slice": (0,),
-    "dynamic_update_slice": (0, 1),
-    "gather": (0,),
-    "scatter": (0, 2),
-}
 
 
 def radii(
@@ -85,12 +56,12 @@ def radii(
     arrays = (*operands, *results)
     exact = all(r is None for r in given)
     ordered = op != "sort" or params["is_stable"] or len(operands) == params["num_keys"]
-    if exact and ordered and (op in EXACT or not any(rounds(x.dtype) for x in arrays)):
+    if exact and ordered and (does(op, Does.EXACT) or not any(rounds(x.dtype) for x in arrays)):
         return [flushed_radius(op, operands, y) for y in results]
     if not all(isinstance(x, np.ndarray) for x in arrays):
         return [unknown(y) for y in results]
     with np.errstate(all="ignore"):
-        if op in MOVES or op in INDEXED:
+        if does(op, Does.MOVES) or does(op, Does.INDEXED):
             return _moved(op, operands, given, results, moved)
         rule = RULES.get(op)
         large = any(not rounds(x.dtype) and x.size and np.max(np.abs(x.astype(np.float64))) > 2**53
@@ -117,7 +88,8 @@ def _moved(
     moved: Move,
 ) -> list[Radius]:
     """The radii where the entries have gone, in single precision and rounded up."""
-    entries = INDEXED.get(op, range(len(operands)))
+    indexed = does(op, Does.INDEXED)
+    entries = primitive(op).linear_in if indexed else range(len(operands))
     if any(r is not None and k not in entries for k, r in enumerate(given)):
         return [unknown(y) for y in results]
     sent: list[Array] = []
@@ -130,7 +102,7 @@ def _moved(
             sent.append(x)
     try:
         made = moved(sent)
-    except Exception:
+    except ValueError:
         # a radius that cannot be moved is unknown: wide, never wrong
         return [unknown(y) for y in results]
     return [tidy(np.abs(np.asarray(m, np.float64))) for m in made]

@@ -52,11 +52,3 @@ def own_index(walk: Walk, equation: Any, operands: list[int]) -> list[int] | Non
     if not walk.single_shard:
         return None
     return [walk.constant(np.zeros((), program.dtype_of(equation.outvars[0])))]
-
-
-# what devices exchange: with a single one, every value stays where it is
-COLLECTIVES = (
-    "psum", "psum2", "psum_invariant", "pmax", "pmin", "pmean", "all_gather",
-    "all_gather_invariant", "all_gather_reduced", "all_to_all", "ppermute", "pbroadcast", "pvary",
-    "pcast", "psum_scatter", "reduce_scatter", "unreduced_psum", "reduced_vary_cast",
-)  # fmt: skip

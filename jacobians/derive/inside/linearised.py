@@ -49,7 +49,7 @@ def linearised(walk: Walk, operation: Operation, outputs: Sequence[int]) -> list
     shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in values]
     try:
         traced = program.trace(pushforward, [*shapes, *(shapes[k] for k in active)])
-    except Exception:
+    except program.REFUSALS:
         return None
     hidden = {k: walk.blocks.pop(k) for k in operation.node.inputs if k in walk.blocks}
     tangents = []
