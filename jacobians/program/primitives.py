@@ -119,15 +119,17 @@ _FAMILIES: tuple[tuple[Primitive, str], ...] = (
     (Primitive(Does.TIED | Does.LINEARISED), "pure_callback io_callback ffi_call"),
     (
         Primitive(Does.LINEARISED),
-        "custom_lin ragged_all_to_all random_gamma rng_uniform select_and_scatter stage",
+        "call_hi_primitive custom_lin pallas_call ragged_all_to_all ragged_dot_general "
+        "random_gamma rng_uniform scaled_dot select_and_scatter stage",
     ),
     # values that stay or jump
     (
         Primitive(Does.NO_DERIVATIVE),
         "after_all axis_index create_token dce_sink debug_callback debug_print empty empty2 eq_to "
-        "full iota le_to lt_to lu_pivots_to_permutation mulhi partition_id random_bits "
-        "random_clone random_fold_in random_seed random_split random_unwrap random_wrap "
-        "rng_bit_generator shift_left shift_right_arithmetic shift_right_logical threefry2x32",
+        "full iota le_to lt_to lu_pivots_to_permutation mulhi partition_id platform_index "
+        "random_bits random_clone random_fold_in random_seed random_split random_unwrap "
+        "random_wrap rng_bit_generator shift_left shift_right_arithmetic shift_right_logical "
+        "threefry2x32",
     ),
     (Primitive(Does.NO_DERIVATIVE | Does.BOUNDED), "clz population_count"),
     (
