@@ -164,8 +164,8 @@ class Walk:
         """Names the result of a call after it, where the call is more than one operation."""
         name = name.lstrip("_")
         made_here = result >= first and self.tape.values[result].source == "result"
-        several = sum(not does(node.op, Does.WRAPS) for node in self.tape.nodes[-LONG_CALL:]
-                      if node.outputs and node.outputs[0] >= first) > 1  # fmt: skip
+        last = (n for n in self.tape.nodes[-LONG_CALL:] if n.outputs and n.outputs[0] >= first)
+        several = sum(not does(node.op, Does.WRAPS) for node in last) > 1
         if made_here and several and name.isidentifier():
             self.tape.calls[result] = name, tuple(operands)
 

@@ -237,11 +237,9 @@ def _pad(tape: Tape, node: Node, operands: Sequence[Possible]) -> Possible:
     """The operand's entries where they land, the padding's elsewhere: [a] padded is [z, a, z]."""
     given, made = tape.values[node.inputs[0]].shape, tape.values[node.outputs[0]].shape
     config = program.parameters(node.equation)["padding_config"]
-    padding = operands[1]
+    entries, padding = operands
     parts = []
-    for array, around in (
-        (operands[0].kinds, padding.kinds), (operands[0].singular, padding.singular),
-    ):  # fmt: skip
+    for array, around in ((entries.kinds, padding.kinds), (entries.singular, padding.singular)):
         if prod(made) > MAX_KNOWN:
             parts.append(of_any_entry(np.append(array.reshape(-1), around.reshape(-1)), made))
             continue

@@ -347,9 +347,11 @@ def _rounding(_: Any, operands: list[Range], floating: bool) -> tuple[Numbers, N
 
 def _within(low: float, high: float) -> Callable[..., tuple[Numbers, Numbers]]:
     """A function that never leaves [low, high], broadcast to its operand."""
-    return lambda _, operands, floating: (
-        np.full_like(operands[0].low, low), np.full_like(operands[0].high, high)
-    )  # fmt: skip
+
+    def rule(_: Any, operands: list[Range], floating: bool) -> tuple[Numbers, Numbers]:
+        return np.full_like(operands[0].low, low), np.full_like(operands[0].high, high)
+
+    return rule
 
 
 ELEMENTWISE: dict[str, Callable[[Any, list[Range], bool], tuple[Numbers, Numbers] | None]] = {

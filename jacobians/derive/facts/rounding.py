@@ -64,8 +64,8 @@ def radii(
         if does(op, Does.MOVES) or does(op, Does.INDEXED):
             return _moved(op, operands, given, results, moved)
         rule = RULES.get(op)
-        large = any(not rounds(x.dtype) and x.size and np.max(np.abs(x.astype(np.float64))) > 2**53
-                    for x in arrays)  # fmt: skip
+        whole = (in_double(x) for x in arrays if x.size and not rounds(x.dtype))
+        large = any(np.max(np.abs(x)) > 2**53 for x in whole)
         if rule is None or large or any(np.iscomplexobj(x) for x in arrays):
             return [unknown(y) for y in results]
         y = results[0]

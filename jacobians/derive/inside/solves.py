@@ -95,11 +95,13 @@ def _inverse(
         return term, None, untied, False
     plain = [
         replace(
-            t, out=tuple(t.out[d] for d in untied), inp=tuple(t.inp[d] for d in untied),
+            t,
+            out=tuple(t.out[d] for d in untied),
+            inp=tuple(t.inp[d] for d in untied),
             coefficient=coefficients.OPAQUE,
         )
         for t in own
-    ]  # fmt: skip
+    ]
     listed = entries.coordinates(plain, small, small, MAX_LISTED)
     if listed is None:
         return term, None, untied, False
