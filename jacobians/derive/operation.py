@@ -202,6 +202,10 @@ def number_coefficient(x: float, rounded: bool = False) -> Coefficient:
     return coefficients.ONE if x == 1.0 and not rounded else Coefficient((Product(x, (), rounded),))
 
 
+# operations whose results are their operands, digit by digit
+PASSED_ON = Does.SAME_VALUE | Does.MOVES
+
+
 def resolve(tape: Tape, number: int, index: Index) -> tuple[int, Index]:
     """Follows a value back through operations that only move it, for plainer formulas.
 
@@ -242,7 +246,7 @@ def resolve(tape: Tape, number: int, index: Index) -> tuple[int, Index]:
                 return number, index
             kept = iter(index[d] for d in wide)
             index = tuple(ZERO if n == 1 else next(kept) for n in shape)
-        elif does(op, Does.SAME_VALUE | Does.MOVES):
+        elif does(op, PASSED_ON):
             source = value.node.inputs[value.node.outputs.index(number)]
         elif op == "select_n" and (chosen := _known_choice(tape, value.node)) is not None:
             source = chosen

@@ -51,6 +51,12 @@ def linearised(walk: Walk, operation: Operation, outputs: Sequence[int]) -> list
         traced = program.trace(pushforward, [*shapes, *(shapes[k] for k in active)])
     except program.REFUSALS:
         return None
+    except Exception as error:
+        walk.note(
+            f"the derivative that JAX has for {op!r} could not be traced "
+            f"({type(error).__name__}), so that it is not used"
+        )
+        return None
     hidden = {k: walk.blocks.pop(k) for k in operation.node.inputs if k in walk.blocks}
     tangents = []
     for k in active:
