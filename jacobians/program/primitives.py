@@ -57,6 +57,8 @@ class Does(Flag):
     LIBRARY = auto()
     # looks at the bits of a float, or hands it to someone else, so that its type must not change
     TIED = auto()
+    # makes random numbers of a key, or of nothing
+    DRAWS = auto()
     # merely calls the program that it holds
     CALL = auto()
     # calls a program that has a derivative rule of its own
@@ -120,17 +122,18 @@ _FAMILIES: tuple[tuple[Primitive, str], ...] = (
     (
         Primitive(Does.LINEARISED),
         "call_hi_primitive custom_lin pallas_call ragged_all_to_all ragged_dot_general "
-        "random_gamma rng_uniform scaled_dot select_and_scatter stage",
+        "scaled_dot select_and_scatter stage",
     ),
+    (Primitive(Does.LINEARISED | Does.DRAWS), "random_gamma rng_uniform"),
     # values that stay or jump
     (
         Primitive(Does.NO_DERIVATIVE),
         "after_all axis_index create_token dce_sink debug_callback debug_print empty empty2 eq_to "
         "full iota le_to lt_to lu_pivots_to_permutation mulhi partition_id platform_index "
-        "random_bits random_clone random_fold_in random_seed random_split random_unwrap "
-        "random_wrap rng_bit_generator shift_left shift_right_arithmetic shift_right_logical "
-        "threefry2x32",
+        "random_clone random_fold_in random_seed random_split random_unwrap "
+        "random_wrap shift_left shift_right_arithmetic shift_right_logical",
     ),
+    (Primitive(Does.NO_DERIVATIVE | Does.DRAWS), "random_bits rng_bit_generator threefry2x32"),
     (Primitive(Does.NO_DERIVATIVE | Does.BOUNDED), "clz population_count"),
     (
         Primitive(Does.NO_DERIVATIVE | Does.EXACT),
