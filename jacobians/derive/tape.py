@@ -5,8 +5,8 @@ on the way. A value is an input, a constant, the result of an operation, or a fu
 values that only derivatives need (`1[x > 0]`, `1 / s`). Nothing is computed until asked for.
 
 A value that no input changes is known, up to rounding: `known` gives its digits as they are here,
-for numbers; what decides zeros, masks and indices is `certain`, `exact` or `certainly`, which
-count only what a compiler cannot round otherwise (`derive.facts.rounding`).
+for numbers; what decides zeros, masks and indices is `certain` or `exact`, which count only what a
+compiler cannot round otherwise (`derive.facts.rounding`).
 """
 
 import copy
@@ -158,7 +158,7 @@ class Tape:
         """The array that a value always is, up to rounding, or None.
 
         None where it depends on inputs, is too large, or cannot be computed here. For numbers
-        only: what decides whether entries are there asks `certain`, `exact` or `certainly`.
+        only: what decides whether entries are there asks `certain` or `exact`.
         """
         held = self._constant(number)
         return held if isinstance(held, np.ndarray) else None
@@ -181,13 +181,6 @@ class Tape:
         """The array that a value always is where every entry of it is exact, else None."""
         known = self.known(number)
         return known if known is not None and self.radius(number) is None else None
-
-    def certainly(self, number: int, target: float) -> Mask | None:
-        """Where a known value certainly equals a number; None if unknown."""
-        known, exact = self.known(number), self.exact(number)
-        if known is None or exact is None:
-            return None
-        return np.asarray((known == target) & exact)
 
     def _constant(self, number: int) -> Any:
         """The value that no input changes, or None."""
