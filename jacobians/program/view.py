@@ -237,9 +237,10 @@ def operations_written(inner: Program) -> int:
         current = waiting.pop()
         count += len(current.equations)
         for equation in current.equations:
-            if equation.primitive.name not in PLAIN_CALLS:
+            row = primitive(equation.primitive.name)
+            if row.holds is None or Does.CALL not in row.what:
                 continue
-            called = equation.params.get(TRANSPARENT[equation.primitive.name])
+            called = equation.params.get(row.holds)
             if called is not None and id(called) not in entered:
                 entered.add(id(called))
                 waiting.append(view(called))
