@@ -31,10 +31,8 @@ def linearised(walk: Walk, operation: Operation, outputs: Sequence[int]) -> list
     active = operation.active
 
     def pushforward(*values: Any) -> Any:
-        primals, tangents = (
-            values[: len(operation.node.inputs)],
-            values[len(operation.node.inputs) :],
-        )
+        count = len(operation.node.inputs)
+        primals, tangents = values[:count], values[count:]
 
         def of_active(*chosen: Any) -> Any:
             everything = list(primals)
