@@ -27,6 +27,7 @@ from jacobians.check.summands import Terms
 from jacobians.errors import ArgumentError, first_line
 from jacobians.program import dense
 from jacobians.program.call import Call
+from jacobians.program.primitives import Does, named
 from jacobians.program.strip import kept_rules, strip_custom_rules
 
 Array = NDArray[Any]
@@ -40,10 +41,6 @@ NUDGE = 1e-10
 # a number of few digits is moved by this many of its roundings where kinks are looked for: 0.1 in
 # single precision is beside 0.1 in double
 BESIDE, WIDEST = 2.0, 1e-6
-# operations that draw random numbers
-DRAWING = frozenset(
-    {"random_bits", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform"}
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +113,7 @@ class Oracle:
     @cached_property
     def draws(self) -> bool:
         """Whether the function draws random numbers, which may be others in double precision."""
-        return program.contains(self._traced, DRAWING)
+        return program.contains(self._traced, named(Does.DRAWS))
 
     @cached_property
     def _traced(self) -> program.Program:

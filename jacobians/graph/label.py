@@ -12,7 +12,7 @@ from jacobians.derive.rules.elementwise import superscript
 from jacobians.graph.build import Step
 from jacobians.notation.expression import slice_text
 from jacobians.notation.numbers import group
-from jacobians.notation.operation import CALLS, SHORT, SYMBOLS
+from jacobians.notation.operation import in_graph, on_sign
 
 INFIX = {"add": " + ", "add_any": " + ", "sub": " − ", "div": "/", "mul": "·"}
 COMPARISONS = {"gt": " > ", "ge": " ≥ ", "lt": " < ", "le": " ≤ ", "eq": " = ", "ne": " ≠ "}
@@ -53,7 +53,7 @@ def operation_text(step: Step, names: Sequence[str], shapes: Sequence[tuple[int,
         return _product(step, names, shapes)
     if op in ("reduce_sum", "reduce_max", "reduce_min"):
         axes = program.parameters(step.equation)["axes"]
-        return _reduction(SHORT[op], names[0], axes, len(shapes[0]))
+        return _reduction(in_graph(op), names[0], axes, len(shapes[0]))
     if op == "slice":
         return f"{group(names[0])}[{slice_text(program.parameters(step.equation), shapes[0])}]"
     if op == "transpose" and tuple(program.parameters(step.equation)["permutation"]) == (1, 0):
@@ -63,13 +63,13 @@ def operation_text(step: Step, names: Sequence[str], shapes: Sequence[tuple[int,
     if op in ("max", "min"):
         # a constant first, as in max(0, h)
         names = sorted(names, key=lambda text: not _is_number(text))
-    return _function(CALLS.get(op) or SHORT.get(op, op), names)
+    return _function(in_graph(op), names)
 
 
 def symbol(step: Step) -> str:
     """The operation as a short sign or name: `×`, `exp`, `softmax`."""
     if step.kind == "operation":
-        return SYMBOLS.get(step.operation) or SHORT.get(step.operation, step.operation)
+        return on_sign(step.operation)
     return step.operation
 
 

@@ -16,7 +16,7 @@ from jacobians.derive.operation import resolve
 from jacobians.derive.rules.elementwise import superscript
 from jacobians.derive.tape import Node, Tape, Value
 from jacobians.notation.numbers import group, number_text
-from jacobians.notation.operation import CALLS
+from jacobians.notation.operation import in_formula
 
 # names for intermediates that have none, in the order of use; no letter that is an index
 LETTERS = ("q", "h", "u", "v", "z", "w")
@@ -168,7 +168,7 @@ class Names:
         if node.op.startswith("cum"):
             return f"{node.op}({parts[0]}{_axes((params['axis'],), self._rank(node))})"
         arguments = sorted(parts, key=lambda t: t != "0") if node.op in ("max", "min") else parts
-        name = CALLS.get(node.op, node.op)
+        name = in_formula(node.op)
         return f"{name}({', '.join(arguments)})"
 
     def _constant(self, number: int) -> str:
