@@ -41,7 +41,7 @@ from jacobians.check.problems import (
     _symbolic_problems,
 )
 from jacobians.check.result import BlockCheck, Problem, VJPCheck, WorstEntry
-from jacobians.check.rule import find_rule, without_static
+from jacobians.check.rule import Rule, find_rule, without_static
 from jacobians.check.verdict import nonfinite, note_by_own, note_lost, verdicts
 from jacobians.errors import ArgumentError, RuleRaisedError
 from jacobians.notation.spy import spy
@@ -103,14 +103,34 @@ def check_vjp(
     dense.check_inputs(call)
     rule = rule.bound(call)
     declared = _declared(expect, call)
+    check = _checked(function_name(f), call, rule, (rtol, atol), budget)
+    return _acknowledged(replace(check, declared=declared)) if declared else check
+
+
+def _checked(
+    name: str,
+    call: Call,
+    rule: Rule,
+    tolerances: tuple[float | None, float | None],
+    budget: Budget | None,
+) -> VJPCheck:
+    """The verdict on a rule bound to a call, whatever was declared; not diagnosed without budget.
+
+    `tolerances` are the caller's, relative and absolute.
+    """
     notes = list(dense.no_derivative_notes(call))
-    name = function_name(f)
     problems = _form_problems(call, rule)
     if problems:
         given = [(p.kind, p.message) for p in problems]
         found = () if budget is None else diagnose_form(call, rule, given)
-        return VJPCheck(name, rule.kind, (), tuple(problems), tuple(notes), found,
-                        declared=declared)  # fmt: skip
+        return VJPCheck(
+            name=name,
+            rule=rule.kind,
+            blocks=(),
+            problems=tuple(problems),
+            notes=tuple(notes),
+            diagnoses=found,
+        )
     oracle = Oracle(call)
     try:
         problems += _primal_problems(call, rule, oracle) + _symbolic_problems(call, rule)
@@ -129,7 +149,7 @@ def check_vjp(
         blocks = tuple(_probe_check(call, p) for p in probed(call, rule, oracle, notes))
         results: list[Comparison] = []
     else:
-        results = verdicts(made, oracle, rtol, atol)
+        results = verdicts(made, oracle, *tolerances)
         notes += [note for note in dict.fromkeys(oracle.notes) if note not in notes]
         note_lost(made, notes)
         note_by_own(made, results, notes)
@@ -140,10 +160,15 @@ def check_vjp(
     if budget is not None:
         faulty = [(p.kind, p.message, p.inputs) for p in problems]
         diagnoses = explanations(call, oracle, made, results, faulty, budget, notes)
-    check = VJPCheck(
-        name, rule.kind, blocks, tuple(problems), tuple(notes), diagnoses, oracle.how, declared
+    return VJPCheck(
+        name=name,
+        rule=rule.kind,
+        blocks=blocks,
+        problems=tuple(problems),
+        notes=tuple(notes),
+        diagnoses=diagnoses,
+        truth=oracle.how,
     )
-    return _acknowledged(check) if declared else check
 
 
 def _declared(expect: str | Mapping[str, str] | None, call: Call) -> Mapping[str, str]:
@@ -193,6 +218,7 @@ def _acknowledged(check: VJPCheck) -> VJPCheck:
 
 
 def _block_check(call: Call, found: Entries, result: Comparison) -> BlockCheck:
+    """What is reported of a block that was compared entry by entry."""
     output, input_ = call.outputs[found.output], call.inputs[found.input]
     worst, error, allowed = None, 0.0, 0.0
     at = result.at
@@ -211,12 +237,28 @@ def _block_check(call: Call, found: Entries, result: Comparison) -> BlockCheck:
     shape = prod(output.shape), prod(input_.shape)
     picture = spy(found.rows[result.wrong], found.columns[result.wrong], shape) if wrong else []
     return BlockCheck(
-        output.name, input_.name, output.shape, input_.shape, found.count, error, allowed,
-        result.source, worst, wrong, kinks,
-        "wrong" if wrong else "right (kinks)" if kinks else "right",
-        result.precision, tuple(picture), int((result.undefined & ~result.wrong).sum()),
-        int((result.singular & ~result.wrong).sum()),
-    )  # fmt: skip
+        output=output.name,
+        input=input_.name,
+        out_shape=output.shape,
+        in_shape=input_.shape,
+        entries=found.count,
+        error=error,
+        tolerance=allowed,
+        tolerance_source=result.source,
+        worst=worst,
+        wrong=wrong,
+        kinks=kinks,
+        verdict=_word(wrong, kinks),
+        precision=result.precision,
+        picture=tuple(picture),
+        undefined=int((result.undefined & ~result.wrong).sum()),
+        singular=int((result.singular & ~result.wrong).sum()),
+    )
+
+
+def _word(wrong: int, kinks: int) -> str:
+    """The verdict on a block."""
+    return "wrong" if wrong else "right (kinks)" if kinks else "right"
 
 
 def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -234,14 +276,27 @@ def _probe_check(call: Call, found: Probed) -> BlockCheck:
         column = int(np.argmax(np.where(found.wrong, ratio, -1) if found.wrong.any() else ratio))
         probe = int(np.argmax(error[:, column] / found.tolerance[:, column]))
         worst = WorstEntry(
-            output.name, input_.name, (), _index(column, input_.shape),
-            float(found.expected[probe, column]), float(found.actual[probe, column]),
-        )  # fmt: skip
+            output.name,
+            input_.name,
+            (),
+            _index(column, input_.shape),
+            float(found.expected[probe, column]),
+            float(found.actual[probe, column]),
+        )
         size, allowed = float(error[probe, column]), float(found.tolerance[probe, column])
     wrong = int(found.wrong.sum())
     return BlockCheck(
-        output.name, input_.name, output.shape, input_.shape, len(ratio), size, allowed,
-        f"{PROBES} random cotangents, by column of the Jacobian; the worst is a product with one",
-        worst, wrong, found.kinks,
-        "wrong" if wrong else "right (kinks)" if found.kinks else "right",
-    )  # fmt: skip
+        output=output.name,
+        input=input_.name,
+        out_shape=output.shape,
+        in_shape=input_.shape,
+        entries=len(ratio),
+        error=size,
+        tolerance=allowed,
+        tolerance_source=f"{PROBES} random cotangents, by column of the Jacobian; "
+        "the worst is a product with one",
+        worst=worst,
+        wrong=wrong,
+        kinks=found.kinks,
+        verdict=_word(wrong, found.kinks),
+    )

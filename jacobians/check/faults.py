@@ -14,9 +14,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from jacobians.check.arrays import Array
+
 SEED = 0
 # powers of two: a linear rule multiplies by them without any rounding
 SMALL, LARGE = 2.0**-6, 2.0**10

@@ -9,17 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians import program
+from jacobians.check.arrays import Array, Integers
 from jacobians.check.rule import Rule
 from jacobians.check.summands import rounding_slopes
 from jacobians.program import dense
 from jacobians.program.call import Call, floats_of, output_templates, rebuilt
 from jacobians.program.strip import run
 
-Array = NDArray[Any]
-Integers = NDArray[np.int64]
 Pull = Callable[..., tuple[Any, ...]]
 
 CHUNK = 1 << 24

@@ -18,9 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians import program
+from jacobians.check.arrays import Array, Integers
 from jacobians.check.differences import richardson
 from jacobians.check.kinks import natural_size
 from jacobians.check.summands import Terms
@@ -28,9 +28,6 @@ from jacobians.errors import ArgumentError, first_line
 from jacobians.program import dense
 from jacobians.program.call import Call
 from jacobians.program.strip import kept_rules, strip_custom_rules
-
-Array = NDArray[Any]
-Integers = NDArray[np.int64]
 
 # finite differences call the function some twenty times per input entry
 MAX_DIFFERENCES = 1 << 12

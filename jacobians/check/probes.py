@@ -16,18 +16,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians import program
 from jacobians.check import kinks
+from jacobians.check.arrays import Array, Bools
 from jacobians.check.implied import DOUBLE, pulled, rounding_to_first_order
 from jacobians.check.oracle import NUDGE, Oracle
 from jacobians.check.rule import Rule
 from jacobians.check.summands import drawn, largest, rounding_slopes
 from jacobians.errors import ArgumentError, first_line
 from jacobians.program.call import Call, output_templates
-
-Array = NDArray[Any]
 
 PROBES = 8
 # an error of this many tolerances goes unseen with the probability that the report states
@@ -58,7 +56,7 @@ class Probed:
     expected: Array
     actual: Array
     tolerance: Array
-    wrong: NDArray[np.bool_]
+    wrong: Bools
     kinks: int
 
 
@@ -185,7 +183,9 @@ def _judged(
     columns = np.flatnonzero(wrong)
     values = [oracle.wide[k] for k in oracle.call.selected]
     for column in columns[:MAX_LOOKS]:
-        samples = kinks.one_sided(oracle.plain, values, number, [np.array([column])], 1e-7, 1e-13)
+        samples = kinks.one_sided(
+            oracle.plain, values, number, [np.array([column])], *kinks.DOUBLE_WIDTH
+        )
         beside = samples.derivatives[place][0]
         if not np.isfinite(beside).all():
             continue

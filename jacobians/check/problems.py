@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
+from jacobians.check.allowances import Precision
+from jacobians.check.arrays import Array
 from jacobians.check.compare import Compared
 from jacobians.check.entries import Comparison
 from jacobians.check.faults import Fault, faults
 from jacobians.check.implied import precisions, pulled, rounding, rounding_to_first_order
 from jacobians.check.oracle import Oracle
-from jacobians.check.result import Array, Problem
+from jacobians.check.result import Problem
 from jacobians.check.rule import Rule
 from jacobians.check.summands import drawn, largest, rounding_slopes
 from jacobians.errors import RuleRaisedError, first_line
@@ -119,7 +121,7 @@ def _note_single_precision(made: Compared, results: Sequence[Comparison], notes:
     """Says where the rule is right but loses digits in the inputs' own precision."""
     worst = 0.0
     for found, result in zip(made.blocks, results, strict=True):
-        if found.wide is None or result.wrong.any() or found.narrow_eps > 1e-4:
+        if found.wide is None or result.wrong.any() or Precision(found.narrow_eps).is_coarse:
             continue
         if result.by_own is not None:
             # other numbers, not rounding

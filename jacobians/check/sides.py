@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians import program
+from jacobians.check.arrays import Array, Integers
 from jacobians.check.implied import (
     CHUNK,
     implied_jacobian,
@@ -32,10 +32,6 @@ from jacobians.derive.derive import derive
 from jacobians.program import dense
 from jacobians.program.call import Call, output_templates, rebuilt
 
-Array = NDArray[Any]
-Integers = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
 # up to this many entries the matrix is compared whole; beyond, by its pattern if that is smaller
 WHOLE = 1 << 18
 MAX_WHOLE = 1 << 26
@@ -46,7 +42,7 @@ SEEDS = 4
 LOUD = 16.0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Sides:
     """How both sides are evaluated on the listed entries.
 
@@ -150,7 +146,9 @@ class Sides:
         return {}
 
 
-def _backward(sides: Sides, oracle: Oracle, m: int, n: int, double: bool = True) -> Array | None:
+def by_reverse_mode(
+    sides: Sides, oracle: Oracle, m: int, n: int, double: bool = True
+) -> Array | None:
     """The listed entries by JAX's reverse mode of the program; None where it has none.
 
     In double precision, or in the inputs' own.
@@ -175,51 +173,50 @@ def _backward(sides: Sides, oracle: Oracle, m: int, n: int, double: bool = True)
     return np.concatenate(parts)[:m].ravel() if parts else np.zeros(m * n)
 
 
-def _sides(
+def both_sides(
     call: Call, rule: Rule, oracle: Oracle, m: int, n: int, notes: list[str]
 ) -> Sides | None:
+    """Both sides on every entry, or of a large matrix on those of its pattern; None if neither."""
     places = _pattern(call, rule) if m * n > WHOLE and not oracle.hidden_rules else None
     if places is not None and not _has_reverse(oracle):
         places = None
     if places is None and m * n > MAX_WHOLE:
         return None
     if places is not None:
-        rows, columns, colours = places
         notes.append(
-            f"compared without loss by {int(np.max(colours, initial=0)) + 1} VJP(s) of each side: "
-            f"{len(rows)} of {m * n} entries can be nonzero, the others are proved zero"
+            f"compared without loss by {int(np.max(places[2], initial=0)) + 1} VJP(s) of each "
+            f"side: {len(places[0])} of {m * n} entries can be nonzero, the others are proved zero"
         )
-        truth, rule_says, noisy_rule, slope, own = _compressed(call, rule, oracle, places)
-        return Sides(call, rows, columns, truth, rule_says, noisy_rule, slope, True, own)
+        return _compressed(call, rule, oracle, places)
     notes.append("every entry compared")
+    return _whole(call, rule, oracle, m, n)
+
+
+def _whole(call: Call, rule: Rule, oracle: Oracle, m: int, n: int) -> Sides:
+    """Both sides on every entry."""
     rows, columns = np.divmod(np.arange(m * n, dtype=np.int64), max(n, 1))
 
-    def whole(values: Sequence[Any] | None) -> tuple[Array, Array | None]:
-        made = oracle.whole(values)
-        return made.matrix.ravel(), None if made.bar is None else made.bar.ravel()
+    def truth(values: Sequence[Any] | None) -> tuple[Array, Array | None]:
+        found = oracle.whole(values)
+        return found.matrix.ravel(), None if found.bar is None else found.bar.ravel()
 
-    def plain(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
+    def pull(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         return pulled(call, rule, values, cotangents)
 
-    implied = implied_jacobian(call, plain, m, n)
-
+    implied = implied_jacobian(call, pull, m, n)
     noisy = implied_jacobian(call, rounding(call, rule), m, n)
-
-    def rounded(values: Sequence[Any], size: float, seed: int) -> Array:
-        return noisy(values, size, seed).ravel()
-
     slopes = implied_jacobian(call, rounding_to_first_order(call, rule), m, n)
-
-    def sloping(values: Sequence[Any], eps: float, tiny: float, numbers: Array) -> Array:
-        return slopes(values, eps, tiny, numbers).ravel()
-
-    def mine(values: Sequence[Any]) -> Array:
-        return implied(values).ravel()
-
     return Sides(
-        call, rows, columns, whole, mine, rounded, sloping, False,
-        lambda: oracle.narrow_whole.ravel(),
-    )  # fmt: skip
+        call=call,
+        rows=rows,
+        columns=columns,
+        truth=truth,
+        mine=lambda values: implied(values).ravel(),
+        rounded=lambda values, size, seed: noisy(values, size, seed).ravel(),
+        sloping=lambda values, eps, tiny, numbers: slopes(values, eps, tiny, numbers).ravel(),
+        compressed=False,
+        derivative=lambda: oracle.narrow_whole.ravel(),
+    )
 
 
 def _has_reverse(oracle: Oracle) -> bool:
@@ -236,7 +233,7 @@ def _has_reverse(oracle: Oracle) -> bool:
 
 def _compressed(
     call: Call, rule: Rule, oracle: Oracle, places: tuple[Integers, Integers, Integers]
-) -> tuple[Callable[..., Any], ...]:
+) -> Sides:
     """Both sides on the entries of the pattern, rows of one colour together."""
     rows, columns, colours = places
     masks = [colours == c for c in range(int(np.max(colours, initial=0)) + 1)]
@@ -279,7 +276,17 @@ def _compressed(
         )
         return by_vjp(lambda c: pull(tuple(c)), primal)
 
-    return truth, mine, rounded, sloping, own
+    return Sides(
+        call=call,
+        rows=rows,
+        columns=columns,
+        truth=truth,
+        mine=mine,
+        rounded=rounded,
+        sloping=sloping,
+        compressed=True,
+        derivative=own,
+    )
 
 
 def _pattern(call: Call, rule: Rule) -> tuple[Integers, Integers, Integers] | None:

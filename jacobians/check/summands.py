@@ -19,13 +19,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians import program
+from jacobians.check.arrays import Array, Integers
 from jacobians.program.strip import run
-
-Array = NDArray[Any]
-Integers = NDArray[np.int64]
 
 # the relative move of the fallback for programs that JAX cannot differentiate twice
 SIZE = 2.0**-10
