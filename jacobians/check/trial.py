@@ -3,8 +3,7 @@
 What is off by more than is allowed at once is looked at beside the point, where only one-sided
 derivatives may settle it; then rounding is measured, where anything is wrong still.
 
-    >>> found = Trial(entries, oracle, sides, entries.wide, Precision(entries.wide_eps))
-    >>> found.comparison(rtol=None, atol=None).wrong
+    >>> in_double(entries, oracle, sides, rtol=None, atol=None).wrong
 """
 
 from collections.abc import Callable, Iterator
@@ -40,7 +39,8 @@ class Trial:
         oracle: the derivative of the program.
         sides: both sides of the comparison.
         actual: what the rule says in this precision.
-        precision: the precision.
+        precision: the precision: that of the coarsest operation on the way.
+        inputs: 'float64' or the inputs' own precision, whichever the values are in.
         settled: which entries are known to be right.
         confirmed: whether the formula is known to be right.
     """
@@ -50,6 +50,7 @@ class Trial:
     sides: Sides
     actual: Array
     precision: Precision
+    inputs: str
     settled: Bools | None = None
     confirmed: bool = False
 
@@ -83,7 +84,7 @@ class Trial:
             error=found.distance,
             tolerance=tolerance,
             source=source,
-            precision=self.precision.name,
+            precision=self.inputs,
             by_own=self.settled if self.settled is not None and self.settled.any() else None,
         )
 
@@ -308,7 +309,8 @@ def in_double(
     if entries.wide is None:
         return None
     precision = Precision(entries.wide_eps)
-    return Trial(entries, oracle, sides, entries.wide, precision).comparison(rtol, atol)
+    trial = Trial(entries, oracle, sides, entries.wide, precision, "float64")
+    return trial.comparison(rtol, atol)
 
 
 def in_own(
@@ -323,10 +325,9 @@ def in_own(
 
     `first` is the comparison in double precision where that has found the formula right.
     """
-    trial = Trial(
-        entries, oracle, sides, entries.narrow, Precision(entries.narrow_eps),
-        confirmed=first is not None,
-    )  # fmt: skip
+    precision = Precision(entries.narrow_eps)
+    trial = Trial(entries, oracle, sides, entries.narrow, precision, precision.name)
+    trial = replace(trial, confirmed=first is not None)
     trial = replace(trial, settled=_as_drawn(trial))
     found = trial.comparison(rtol, atol)
     found = found.excusing(found.wrong & entries.lost)
