@@ -186,7 +186,7 @@ def _wrong(scaled: Scaled, given: list[Any], expected: np.ndarray, rule: np.ndar
 
     sides: Any = Sides(
         call=truth.call, rows=place_rows, columns=place_columns, truth=no_noise, mine=no_noise,
-        rounded=no_noise, sloping=no_noise, compressed=False,
+        rounded=no_noise, sloping=no_noise, compressed=False, gives_up=no_noise,
     )  # fmt: skip
     sides.rule_noise = no_noise
     generator = np.random.default_rng(0)

@@ -104,7 +104,9 @@ def check_vjp(
     rule = rule.bound(call)
     declared = _declared(expect, call)
     check = _checked(function_name(f), call, rule, (rtol, atol), budget)
-    return _acknowledged(replace(check, declared=declared)) if declared else check
+    check = replace(check, declared=declared)
+    # what has no numbers to compare does not differ as anyone declared
+    return _acknowledged(check) if declared and check.blocks else check
 
 
 def _checked(
@@ -120,17 +122,21 @@ def _checked(
     """
     notes = list(dense.no_derivative_notes(call))
     problems = _form_problems(call, rule)
-    if problems:
+
+    def without_numbers() -> VJPCheck:
+        """The verdict where the problems leave nothing to compare."""
         given = [(p.kind, p.message) for p in problems]
-        found = () if budget is None else diagnose_form(call, rule, given)
         return VJPCheck(
             name=name,
             rule=rule.kind,
             blocks=(),
             problems=tuple(problems),
             notes=tuple(notes),
-            diagnoses=found,
+            diagnoses=() if budget is None else diagnose_form(call, rule, given),
         )
+
+    if problems:
+        return without_numbers()
     oracle = Oracle(call)
     try:
         problems += _primal_problems(call, rule, oracle) + _symbolic_problems(call, rule)
@@ -141,21 +147,18 @@ def _checked(
         call.flat(())()  # what the function itself raises is not the rule's mistake
         raised = f"the rule raised {error} when it was called with numbers; see that it runs"
         problems.append(Problem("raised", f"{raised} by itself at these values"))
-        given = [(p.kind, p.message) for p in problems]
-        found = () if budget is None else diagnose_form(call, rule, given)
-        return VJPCheck(name, rule.kind, (), tuple(problems), tuple(notes), found,
-                        declared=declared)  # fmt: skip
+        return without_numbers()
     if made is None:
         blocks = tuple(_probe_check(call, p) for p in probed(call, rule, oracle, notes))
         results: list[Comparison] = []
     else:
         results = verdicts(made, oracle, *tolerances)
-        notes += [note for note in dict.fromkeys(oracle.notes) if note not in notes]
         note_lost(made, notes)
         note_by_own(made, results, notes)
         problems += [Problem("non-finite", text) for text in nonfinite(call, made, results)]
         blocks = tuple(_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True))
         _note_single_precision(made, results, notes)
+    notes += [note for note in dict.fromkeys(oracle.notes) if note not in notes]
     diagnoses: tuple[Diagnosis, ...] = ()
     if budget is not None:
         faulty = [(p.kind, p.message, p.inputs) for p in problems]

@@ -24,7 +24,13 @@ CHUNK = 1 << 24
 DOUBLE = float(np.finfo(np.float64).eps)
 
 
-def implied_jacobian(call: Call, pull: Pull, m: int, n: int) -> Callable[..., Array]:
+# what cannot be batched is called as it is
+SLOW = "the rule cannot be compiled or batched, and is called as it is, once per cotangent"
+
+
+def implied_jacobian(
+    call: Call, pull: Pull, m: int, n: int, gives_up: Callable[[str, Exception], None]
+) -> Callable[..., Array]:
     """The Jacobian that a rule implies, row by row.
 
     Args:
@@ -32,6 +38,7 @@ def implied_jacobian(call: Call, pull: Pull, m: int, n: int) -> Callable[..., Ar
         pull: from values, cotangents and further numbers to cotangents.
         m: number of output entries.
         n: number of input entries.
+        gives_up: told where the rule has to be called once per row, and why.
 
     Returns:
         A function of the inputs' values and the further numbers, compiled once.
@@ -52,6 +59,7 @@ def implied_jacobian(call: Call, pull: Pull, m: int, n: int) -> Callable[..., Ar
     compiled: dict[bool, Any] = {}
 
     def evaluate(values: Sequence[Any], *more: Any) -> Array:
+        """The Jacobian at values of all inputs, by chunks of rows, or row by row."""
         traced = floats_of(call, values)
         templates = output_templates(call, values)
         double = any(v.dtype == jnp.float64 for v in traced)
@@ -63,8 +71,8 @@ def implied_jacobian(call: Call, pull: Pull, m: int, n: int) -> Callable[..., Ar
                 parts = [
                     compiled[double](traced, start, more) for start in range(0, max(m, 1), chunk)
                 ]
-            except Exception:
-                # a rule that cannot be batched or compiled is called once per row
+            except Exception as error:
+                gives_up(SLOW, error)
                 state["slow"] = True
                 parts = []
         if not parts:

@@ -17,7 +17,7 @@ from jacobians.check.arrays import Array
 from jacobians.check.compare import Compared
 from jacobians.check.entries import Comparison
 from jacobians.check.faults import Fault, faults
-from jacobians.check.implied import precisions, pulled, rounding, rounding_to_first_order
+from jacobians.check.implied import SLOW, precisions, pulled, rounding, rounding_to_first_order
 from jacobians.check.oracle import Oracle
 from jacobians.check.result import Problem
 from jacobians.check.rule import Rule
@@ -37,6 +37,7 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
     names = [call.inputs[k].name for k in call.selected]
 
     def tested(values: Sequence[Any]) -> tuple[Fault, ...]:
+        """The faults at values of the inputs, in their precision."""
         templates = output_templates(call, values)
         floats = floats_of(call, values)
         eps = max(float(jnp.finfo(t.dtype).eps) for t in templates)
@@ -56,8 +57,10 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
         def noise(c: Sequence[Any]) -> list[Array]:
             try:
                 return largest([slopes(floats, list(c), numbers) for numbers in drawn()])
-            except Exception:
-                # JAX cannot differentiate the rule: its rounding is imitated instead
+            except Exception as error:
+                oracle.gives_up(
+                    "JAX cannot differentiate the rule; its rounding is imitated instead", error
+                )
                 exact = plain(c)
                 moved = [noisy(values, c, eps, seed) for seed in range(len(drawn()))]
                 pairs = [zip(m, exact, strict=True) for m in moved]
@@ -66,16 +69,20 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
         try:
             zero = [np.zeros(t.shape, t.dtype) for t in templates]
             compiled(floats, zero)
-        except Exception:
-            # what cannot be compiled is called as it is
+        except Exception as error:
+            oracle.gives_up(SLOW, error)
             return faults(plain, plain, templates, eps, names, noise)
         return faults(lambda c: compiled(floats, list(c)), plain, templates, eps, names, noise)
 
     with jax.enable_x64(True):
         try:
             return tested(oracle.wide)
-        except Exception:
-            pass  # the rule is tied to its own precision: tested there, just below
+        except Exception as error:
+            oracle.gives_up(
+                "whether the rule is linear could not be tested in float64, and is tested in its "
+                "own precision",
+                error,
+            )
     try:
         return tested([leaf.value for leaf in call.inputs])
     except Exception as error:
@@ -222,6 +229,7 @@ def _nonlinear_jvp(call: Call, rule: Rule) -> bool:
             for given in (a, b, [2 * x - y for x, y in zip(a, b, strict=True)])
         ]  # fmt: skip
     except Exception:
+        # what it raises here it has raised before, and that is reported
         return False
     size = np.abs(made[0]) + np.abs(made[1])
     return bool((np.abs(2 * made[0] - made[1] - made[2]) > 1e-3 * (size + size.max())).any())
@@ -270,7 +278,9 @@ def _primal_problems(call: Call, rule: Rule, oracle: Oracle) -> list[Problem]:
         off = _values_differ(x, y, 1e3 * float(jnp.finfo(leaf.dtype).eps))
         if (off & np.isfinite(x) & np.isfinite(y)).any():
             with np.errstate(invalid="ignore"):
-                off &= ~(np.abs(x - y) <= VALUE_NOISE * _value_noise(call, k).reshape(y.shape))
+                off &= ~(
+                    np.abs(x - y) <= VALUE_NOISE * _value_noise(call, k, oracle).reshape(y.shape)
+                )
         if (off & ~np.isfinite(y)).any():
             # what overflows in the inputs' own precision is judged where it does not
             off &= np.isfinite(y) | ~_agree_in_double(rule, oracle, k).reshape(y.shape)
@@ -294,7 +304,7 @@ def _values_differ(x: Array, y: Array, share: float) -> Array:
     return np.asarray(~(close | (x == y) | (np.isnan(x) & np.isnan(y))))
 
 
-def _value_noise(call: Call, output: int) -> Array:
+def _value_noise(call: Call, output: int, oracle: Oracle) -> Array:
     """How far one rounding of every operation moves an output, to first order."""
     values = [leaf.value for leaf in call.inputs]
     floats = floats_of(call, values)
@@ -309,8 +319,11 @@ def _value_noise(call: Call, output: int) -> Array:
             [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in floats],
         )
         made = [rounding_slopes(traced, floats, (), eps, tiny, r) for r in drawn()]
-    except Exception:
-        # JAX cannot differentiate the function: nothing is excused
+    except Exception as error:
+        oracle.gives_up(
+            "what rounding moves the function's value by cannot be measured, and excuses nothing",
+            error,
+        )
         return np.zeros(call.outputs[output].size)
     return largest(made)[places.index(output)]
 
@@ -322,8 +335,11 @@ def _agree_in_double(rule: Rule, oracle: Oracle, output: int) -> Array:
             primal = rule.bound(rule.call.with_values(oracle.wide)).primal
             assert primal is not None
             x = np.asarray(jax.tree.leaves(primal())[output], np.float64)
-        except Exception:
-            # no double precision: what was seen stands
+        except Exception as error:
+            oracle.gives_up(
+                "the rule's forward pass could not be evaluated in float64; what it returned in "
+                "the inputs' own precision stands", error,
+            )  # fmt: skip
             return np.zeros(oracle.narrow_outputs[output].shape, bool)
     y = np.asarray(oracle.outputs[output], np.float64)
     finite = np.isfinite(x) & np.isfinite(y)

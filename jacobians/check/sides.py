@@ -56,6 +56,7 @@ class Sides:
             by a seed.
         sloping: the slope of the same to first order.
         compressed: whether the entries are those of a proved pattern.
+        gives_up: told what is given up, and why.
         derivative: JAX's derivative of the program in the inputs' own precision.
     """
 
@@ -67,6 +68,7 @@ class Sides:
     rounded: Callable[[Sequence[Any], float, int], Array]
     sloping: Callable[[Sequence[Any], float, float, Array], Array]
     compressed: bool
+    gives_up: Callable[[str, Exception], None]
     derivative: Callable[[], Array] | None = None
 
     @cached_property
@@ -76,8 +78,11 @@ class Sides:
             return None
         try:
             return self.derivative()
-        except Exception:
-            # what float64 says stands
+        except Exception as error:
+            self.gives_up(
+                "JAX's derivative in the inputs' own precision cannot be had; what float64 says "
+                "stands", error,
+            )  # fmt: skip
             return None
 
     def column_colours(self, leaf: int) -> Integers | None:
@@ -109,12 +114,18 @@ class Sides:
             try:
                 exact = np.nan_to_num(self.mine(wide))
                 made = [self.rounded(wide, eps, seed) - exact for seed in range(SEEDS)]
-            except Exception:
+            except Exception as error:
                 made = []
+                self.gives_up("rounding of the rule is imitated in its own precision", error)
         if not made:
-            # tied to its own precision: larger errors than those of rounding, scaled back
-            base = self.mine(values)
-            made = [(self.rounded(values, LOUD * eps, seed) - base) / LOUD for seed in range(SEEDS)]
+            try:
+                # larger errors than those of rounding, scaled back
+                base = self.mine(values)
+                larger = [self.rounded(values, LOUD * eps, seed) for seed in range(SEEDS)]
+            except Exception as error:
+                self.gives_up("rounding of the rule cannot be imitated, and excuses nothing", error)
+                return np.zeros(len(self.rows))
+            made = [(moved - base) / LOUD for moved in larger]
         return np.asarray(np.max(np.abs(np.nan_to_num(made)), axis=0))
 
     def rule_noise(self, eps: float, tiny: float, own: bool = False) -> Array:
@@ -134,8 +145,12 @@ class Sides:
                 try:
                     with jax.enable_x64(double):
                         seeds = [[self.sloping(values, eps, tiny, r)] for r in drawn()]
-                except Exception:
-                    # not in this precision: the other, or nothing is excused
+                except Exception as error:
+                    if not double:
+                        self.gives_up(
+                            "what rounding moves the rule by cannot be measured, and excuses "
+                            "nothing", error,
+                        )  # fmt: skip
                     continue
                 self._rule_noise[eps, tiny, own] = largest(seeds)[0]
                 break
@@ -177,7 +192,7 @@ def both_sides(
     call: Call, rule: Rule, oracle: Oracle, m: int, n: int, notes: list[str]
 ) -> Sides | None:
     """Both sides on every entry, or of a large matrix on those of its pattern; None if neither."""
-    places = _pattern(call, rule) if m * n > WHOLE and not oracle.hidden_rules else None
+    places = _pattern(call, rule, oracle) if m * n > WHOLE and not oracle.hidden_rules else None
     if places is not None and not _has_reverse(oracle):
         places = None
     if places is None and m * n > MAX_WHOLE:
@@ -203,9 +218,10 @@ def _whole(call: Call, rule: Rule, oracle: Oracle, m: int, n: int) -> Sides:
     def pull(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         return pulled(call, rule, values, cotangents)
 
-    implied = implied_jacobian(call, pull, m, n)
-    noisy = implied_jacobian(call, rounding(call, rule), m, n)
-    slopes = implied_jacobian(call, rounding_to_first_order(call, rule), m, n)
+    implied = implied_jacobian(call, pull, m, n, oracle.gives_up)
+    noisy = implied_jacobian(call, rounding(call, rule), m, n, oracle.gives_up)
+    sloping = rounding_to_first_order(call, rule)
+    slopes = implied_jacobian(call, sloping, m, n, oracle.gives_up)
     return Sides(
         call=call,
         rows=rows,
@@ -215,6 +231,7 @@ def _whole(call: Call, rule: Rule, oracle: Oracle, m: int, n: int) -> Sides:
         rounded=lambda values, size, seed: noisy(values, size, seed).ravel(),
         sloping=lambda values, eps, tiny, numbers: slopes(values, eps, tiny, numbers).ravel(),
         compressed=False,
+        gives_up=oracle.gives_up,
         derivative=lambda: oracle.narrow_whole.ravel(),
     )
 
@@ -226,7 +243,8 @@ def _has_reverse(oracle: Oracle) -> bool:
         chosen = [jnp.asarray(oracle.wide[k]) for k in call.selected]
         try:
             jax.eval_shape(lambda *v: jax.vjp(oracle.plain, *v)[1](oracle.plain(*v)), *chosen)
-        except Exception:
+        except Exception as error:
+            oracle.gives_up("JAX cannot differentiate the function in reverse mode", error)
             return False
     return True
 
@@ -285,11 +303,12 @@ def _compressed(
         rounded=rounded,
         sloping=sloping,
         compressed=True,
+        gives_up=oracle.gives_up,
         derivative=own,
     )
 
 
-def _pattern(call: Call, rule: Rule) -> tuple[Integers, Integers, Integers] | None:
+def _pattern(call: Call, rule: Rule, oracle: Oracle) -> tuple[Integers, Integers, Integers] | None:
     """Rows and columns that can be nonzero on either side, and a colour for every row.
 
     None when it cannot be proved or is not sparse enough to be worth it.
@@ -310,7 +329,8 @@ def _pattern(call: Call, rule: Rule) -> tuple[Integers, Integers, Integers] | No
             ],
         )  # fmt: skip
         rules = derive(inner, [False] * len(floats) + [True] * len(templates))
-    except Exception:
+    except Exception as error:
+        oracle.gives_up("the pattern of the Jacobian could not be proved", error)
         return None
     keys = []
     m = sum(t.size for t in templates)

@@ -45,10 +45,12 @@ class Terms:
     Attributes:
         plain: the function, of arrays to a tuple of arrays.
         values: where, in double precision.
+        refused: what JAX raised where it could not differentiate the function twice.
     """
 
     plain: Callable[..., Any]
     values: Sequence[Any]
+    refused: Exception | None = None
 
     def noise(
         self, position: int, columns: Integers, eps: float = DOUBLE, tiny: float = 0.0
@@ -67,7 +69,8 @@ class Terms:
         tangents = self._tangents(position, columns)
         try:
             seeds = [self._slopes(self._chosen, tangents, eps, tiny, r) for r in drawn()]
-        except Exception:
+        except Exception as error:
+            self.refused = error
             # no second derivative: tangents alone are moved, in which the program is linear
             still = self._along(tangents, 0.0, drawn()[0])
             seeds = [
