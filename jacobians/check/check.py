@@ -204,9 +204,10 @@ def _acknowledged(check: VJPCheck) -> VJPCheck:
     )
     covers = ("nonlinear", "ignores-cotangent")
     excused = tuple(
-        p for p in check.problems
+        p
+        for p in check.problems
         if p.kind in covers and p.inputs and set(p.inputs) <= set(check.declared)
-    )  # fmt: skip
+    )
     left = tuple(p for p in check.problems if p not in excused)
     differing = {b.input for b in blocks if b.verdict == "differs as declared"}
     differing.update(name for p in excused for name in p.inputs)

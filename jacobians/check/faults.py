@@ -102,8 +102,9 @@ def faults(
         if noise is None:
             return np.zeros_like(columns[0][k])
         if not rounding:
-            rounding.extend(np.asarray(sum(at(c, noise)[i] for c in (a, b, both)))
-                            for i in range(len(names)))  # fmt: skip
+            rounding.extend(
+                np.asarray(sum(at(c, noise)[i] for c in (a, b, both))) for i in range(len(names))
+            )
         return NOISE * np.asarray(rounding[k])
 
     for k, (name, parts) in enumerate(zip(names, zip(*columns, strict=True), strict=True)):
@@ -120,18 +121,31 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+# what two evaluations of one linear map differ by: 1e4 roundings of double precision, or 32 of the
+# coarsest operation, which is a few per cent in half precision; from a half on nothing can be told
+ROUNDINGS, COARSE_ROUNDINGS, TELLS_NOTHING = 1e4, 32.0, 0.5
+# of the leaf's largest entry, what the entries' own size is counted up to
+LEAST_SHARE = 1e-3
+
+
 def _judge(p: _Probe, eps: float, noise: Callable[[], Array]) -> tuple[str, str] | None:
+    """The kind of fault that one leaf's cotangents show, and a sentence about it; None if none.
+
+    For example, of cotangents that are the same whatever the upstream cotangent is:
+    ('ignores-cotangent', 'the cotangent of {x} is the same …').
+    """
     finite = np.all([np.isfinite(v) for v in vars(p).values()], axis=0)
     p = _Probe(*(v[finite] for v in vars(p).values()))
     scale = np.abs(p.a) + np.abs(p.b)
     largest = float(scale.max(initial=0.0))
-    # rounding through half precision leaves a few per cent
-    slack = max(1e4 * float(np.finfo(np.float64).eps), 32.0 * eps)
-    if slack > 0.5:
+    slack = max(ROUNDINGS * float(np.finfo(np.float64).eps), COARSE_ROUNDINGS * eps)
+    if slack > TELLS_NOTHING:
         return None
 
     def same(x: Array, y: Array, weight: float = 1.0) -> bool:
-        return bool((np.abs(x - y) <= weight * slack * (scale + 1e-3 * largest) + 1e-300).all())
+        return bool(
+            (np.abs(x - y) <= weight * slack * (scale + LEAST_SHARE * largest) + 1e-300).all()
+        )
 
     if not same(p.first, p.again):
         return "nondeterministic", (

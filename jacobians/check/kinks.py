@@ -248,10 +248,12 @@ def limits(
                     moved[columns] += sign * step * units[columns]
                     with np.errstate(all="ignore"):
                         made = [
-                            ((y - y0) / (sign * step),
-                             (4 * DOUBLE / step) * (np.abs(y) + np.abs(y0) + np.abs(y - y0)))
+                            (
+                                (y - y0) / (sign * step),
+                                (4 * DOUBLE / step) * (np.abs(y) + np.abs(y0) + np.abs(y - y0)),
+                            )
                             for y, y0 in zip(flat(moved), here, strict=True)
-                        ]  # fmt: skip
+                        ]
                     quotients.append([np.stack(pair) for pair in made])
                 sides.append([_limit(np.stack(q)) for q in zip(*quotients, strict=True)])
             found.append(

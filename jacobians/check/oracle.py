@@ -114,8 +114,9 @@ class Oracle:
             except Exception as error:
                 self.gives_up(
                     "the function could not be evaluated in float64; its values are those of its "
-                    "own precision", error,
-                )  # fmt: skip
+                    "own precision",
+                    error,
+                )
                 made = self.call.flat(())()
             return [np.asarray(y) for y in made]
 
@@ -206,8 +207,9 @@ class Oracle:
             if terms.refused is not None:
                 self.gives_up(
                     "JAX cannot differentiate the function twice; what rounding moves its "
-                    "derivative by is that of the tangents alone", terms.refused,
-                )  # fmt: skip
+                    "derivative by is that of the tangents alone",
+                    terms.refused,
+                )
             return moved
 
     @cached_property
@@ -304,8 +306,9 @@ class Oracle:
                 double = False
                 self.gives_up(
                     "the function could not be evaluated in float64; finite differences are taken "
-                    "in its own precision", error,
-                )  # fmt: skip
+                    "in its own precision",
+                    error,
+                )
         widest = max(float(jnp.finfo(call.outputs[k].dtype).eps) for k in keep)
         eps = float(np.finfo(np.float64).eps) if double else widest
         columns, bars = [], []

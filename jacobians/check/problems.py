@@ -28,6 +28,10 @@ from jacobians.program.call import Call, floats_of, output_templates, rebuilt, s
 # a rule's forward pass may compute the value in another way: it may be off by so many times what
 # one rounding of every operation of the function leaves
 VALUE_NOISE = 100.0
+# and by this share of itself at once, in roundings; in double precision as far as an entry may
+VALUE_ROUNDINGS, VALUE_SHARE = 1e3, 1e-5
+# a loss of digits is worth a note from this share on, of entries of at least this share of the most
+WORTH_A_NOTE = 1e-3
 # for code that runs a few times only: little optimisation
 QUICK = {"xla_backend_optimization_level": 0}
 
@@ -110,8 +114,12 @@ def _symbolic_problems(call: Call, rule: Rule) -> list[Problem]:
         alone = jax.vjp(call.flat((k,), custom), jnp.asarray(call.inputs[k].value))[1](cotangent)[0]
         size = float(np.abs(np.asarray(joint, np.float64)).max(initial=0.0))
         eps = float(jnp.finfo(call.inputs[k].dtype).eps)
-        if not np.allclose(np.asarray(alone, np.float64), np.asarray(joint, np.float64),
-                           rtol=1e3 * eps, atol=1e3 * eps * size):  # fmt: skip
+        if not np.allclose(
+            np.asarray(alone, np.float64),
+            np.asarray(joint, np.float64),
+            rtol=1e3 * eps,
+            atol=1e3 * eps * size,
+        ):
             problems.append(
                 Problem(
                     "symbolic-zeros",
@@ -136,9 +144,9 @@ def _note_single_precision(made: Compared, results: Sequence[Comparison], notes:
         with np.errstate(invalid="ignore", divide="ignore"):
             size = np.abs(found.expected)
             off = np.abs(found.narrow - found.wide) / size
-        off = off[np.isfinite(off) & (size > 1e-3 * size.max(initial=0.0))]
+        off = off[np.isfinite(off) & (size > WORTH_A_NOTE * size.max(initial=0.0))]
         worst = max(worst, float(off.max(initial=0.0)))
-    if worst > 1e-3:
+    if worst > WORTH_A_NOTE:
         notes.append(
             f"right in float64, but in the inputs' own precision rounding moves an entry by "
             f"{100 * worst:.2g} %"
@@ -162,25 +170,35 @@ def _form_problems(call: Call, rule: Rule) -> list[Problem]:
                 return [Problem("nonlinear", what)]
             what = f"the rule raised {first_line(error)}; see that it runs by itself"
             return [Problem("raised", what)]
+    miscounted = _miscounted(shapes, rule)
+    if miscounted is not None:
+        return [Problem("count", miscounted)]
+    problems = _ill_formed(shapes, rule)
+    refused = None if problems else rule.refused_by_jax()
+    if refused is not None:
+        problems.append(Problem("raised", f"JAX itself refuses the rule: {refused}"))
+    return problems
+
+
+def _miscounted(shapes: Any, rule: Rule) -> str | None:
+    """A sentence where a rule does not return as many cotangents as there are arguments."""
+    names = rule.argument_names
     if not isinstance(shapes, (tuple, list)):
-        return [
-            Problem(
-                "count",
-                f"the rule returned {_kind(shapes)}; it has to return a tuple with one cotangent "
-                f"for each of the {len(rule.argument_names)} arguments "
-                f"({', '.join(rule.argument_names)})",
-            )
-        ]
-    if len(shapes) != len(rule.argument_names):
+        return (
+            f"the rule returned {_kind(shapes)}; it has to return a tuple with one cotangent "
+            f"for each of the {len(names)} arguments ({', '.join(names)})"
+        )
+    if len(shapes) != len(names):
         plural = "" if len(shapes) == 1 else "s"
-        return [
-            Problem(
-                "count",
-                f"the rule returned {len(shapes)} cotangent{plural} for "
-                f"{len(rule.argument_names)} arguments ({', '.join(rule.argument_names)}); "
-                "return one for each, in order",
-            )
-        ]
+        return (
+            f"the rule returned {len(shapes)} cotangent{plural} for {len(names)} arguments "
+            f"({', '.join(names)}); return one for each, in order"
+        )
+    return None
+
+
+def _ill_formed(shapes: Any, rule: Rule) -> list[Problem]:
+    """What is wrong with the structure, shape and dtype of each input's cotangent."""
     problems = []
     for name, expected, given in rule.expected_cotangents(shapes):
         if isinstance(given, str):
@@ -204,9 +222,6 @@ def _form_problems(call: Call, rule: Rule) -> list[Problem]:
                     f"{name} is {expected.short_type}; convert it to {np.dtype(expected.dtype)}",
                 )
             )
-    refused = None if problems else rule.refused_by_jax()
-    if refused is not None:
-        problems.append(Problem("raised", f"JAX itself refuses the rule: {refused}"))
     return problems
 
 
@@ -220,14 +235,17 @@ def _nonlinear_jvp(call: Call, rule: Rule) -> bool:
     a, b = ([jnp.asarray(generator.normal(size=x.shape), x.dtype) for x in chosen] for _ in "ab")
     try:
         made = [
-            np.concatenate([
-                np.asarray(t, np.float64).ravel()
-                for t, leaf in zip(jax.jvp(function, chosen, tuple(given))[1], call.outputs,
-                                   strict=True)
-                if leaf.differentiable
-            ])
+            np.concatenate(
+                [
+                    np.asarray(t, np.float64).ravel()
+                    for t, leaf in zip(
+                        jax.jvp(function, chosen, tuple(given))[1], call.outputs, strict=True
+                    )
+                    if leaf.differentiable
+                ]
+            )
             for given in (a, b, [2 * x - y for x, y in zip(a, b, strict=True)])
-        ]  # fmt: skip
+        ]
     except Exception:
         # what it raises here it has raised before, and that is reported
         return False
@@ -275,7 +293,7 @@ def _primal_problems(call: Call, rule: Rule, oracle: Oracle) -> list[Problem]:
         if not leaf.differentiable:
             continue
         x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        off = _values_differ(x, y, 1e3 * float(jnp.finfo(leaf.dtype).eps))
+        off = _values_differ(x, y, VALUE_ROUNDINGS * float(jnp.finfo(leaf.dtype).eps))
         if (off & np.isfinite(x) & np.isfinite(y)).any():
             with np.errstate(invalid="ignore"):
                 off &= ~(
@@ -338,9 +356,10 @@ def _agree_in_double(rule: Rule, oracle: Oracle, output: int) -> Array:
         except Exception as error:
             oracle.gives_up(
                 "the rule's forward pass could not be evaluated in float64; what it returned in "
-                "the inputs' own precision stands", error,
-            )  # fmt: skip
+                "the inputs' own precision stands",
+                error,
+            )
             return np.zeros(oracle.narrow_outputs[output].shape, bool)
     y = np.asarray(oracle.outputs[output], np.float64)
     finite = np.isfinite(x) & np.isfinite(y)
-    return np.asarray(finite & ~_values_differ(x, y, 1e-5))
+    return np.asarray(finite & ~_values_differ(x, y, VALUE_SHARE))

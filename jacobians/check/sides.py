@@ -81,8 +81,9 @@ class Sides:
         except Exception as error:
             self.gives_up(
                 "JAX's derivative in the inputs' own precision cannot be had; what float64 says "
-                "stands", error,
-            )  # fmt: skip
+                "stands",
+                error,
+            )
             return None
 
     def column_colours(self, leaf: int) -> Integers | None:
@@ -149,8 +150,9 @@ class Sides:
                     if not double:
                         self.gives_up(
                             "what rounding moves the rule by cannot be measured, and excuses "
-                            "nothing", error,
-                        )  # fmt: skip
+                            "nothing",
+                            error,
+                        )
                     continue
                 self._rule_noise[eps, tiny, own] = largest(seeds)[0]
                 break
@@ -320,14 +322,16 @@ def _pattern(call: Call, rule: Rule, oracle: Oracle) -> tuple[Integers, Integers
         templates = [call.outputs[k] for k in outputs]
         inner = program.trace(
             lambda *given: pulled(
-                call, rule, rebuilt(call, [x.value for x in call.inputs], given[: len(floats)]),
+                call,
+                rule,
+                rebuilt(call, [x.value for x in call.inputs], given[: len(floats)]),
                 given[len(floats) :],
             ),
             [
                 *(jax.ShapeDtypeStruct(call.inputs[k].shape, call.inputs[k].dtype) for k in floats),
                 *(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in templates),
             ],
-        )  # fmt: skip
+        )
         rules = derive(inner, [False] * len(floats) + [True] * len(templates))
     except Exception as error:
         oracle.gives_up("the pattern of the Jacobian could not be proved", error)

@@ -34,8 +34,16 @@ STRIDE = 1009
 # a sum of so many terms is rounded no worse than what its terms are moved by
 SHORT = 64
 # operations that add up entries, by the beginning of their names
-SUMS = ("reduce_sum", "reduce_window_sum", "dot_general", "conv", "cum", "scatter-add",
-        "scatter_add", "fft")  # fmt: skip
+SUMS = (
+    "reduce_sum",
+    "reduce_window_sum",
+    "dot_general",
+    "conv",
+    "cum",
+    "scatter-add",
+    "scatter_add",
+    "fft",
+)
 
 
 @dataclass(eq=False)
