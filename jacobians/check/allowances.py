@@ -129,7 +129,8 @@ def underflow(known: Grounds) -> Array:
     return np.full(len(known.size), UNDERFLOWS * known.precision.tiny)
 
 
-# a quotient's two values are each rounded by ε·|y|, and divided by a step as small as x/16
+# a floor beneath the bar: sixteen roundings of the output over a move as large as the input itself,
+# which is less than the steps of the table, of 5 % and less, can tell
 DIFFERENCE_ROUNDINGS = 16.0
 
 
@@ -151,10 +152,13 @@ def at_once(known: Grounds) -> Array:
     return np.asarray(sum(allowance(known) for allowance in AT_ONCE))
 
 
-# the measure is one draw of signs, taken four times, and moves each operation by up to one
-# rounding: right rules in other brackets are off by up to MEASURED_RATIO times what it says
+# the measure is the largest of four draws in which every operation is off by up to one rounding.
+# Measured on sums of 4 to 1000 normal numbers that cancel, added one by one in 2000 random orders
+# each: off by 0 to 1.3 times that in the median, by up to 9.05 times at worst; products of 3 to 30
+# factors in random orders by up to 1.2 times
 ROUNDINGS = 10.0
-# half precision leaves so few digits that a factor or a sign would pass for ten times its rounding
+# half precision leaves so few digits that a factor or a sign would pass for ten times its rounding;
+# of the sums above, those of up to 30 numbers stay below 4
 COARSE_MEASURED = 4.0
 
 

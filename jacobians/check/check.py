@@ -116,10 +116,7 @@ def _checked(
     tolerances: tuple[float | None, float | None],
     budget: Budget | None,
 ) -> VJPCheck:
-    """The verdict on a rule bound to a call, whatever was declared; not diagnosed without budget.
-
-    `tolerances` are the caller's, relative and absolute.
-    """
+    """The verdict whatever was declared; `tolerances` are the caller's, relative and absolute."""
     notes = list(dense.no_derivative_notes(call))
     problems = _form_problems(call, rule)
 
@@ -140,23 +137,22 @@ def _checked(
     oracle = Oracle(call)
     try:
         problems += _primal_problems(call, rule, oracle) + _symbolic_problems(call, rule)
-        broken = _faults(call, rule, oracle)
-        problems += [Problem(x.kind, x.message, x.inputs) for x in broken]
+        problems += [Problem(x.kind, x.message, x.inputs) for x in _faults(call, rule, oracle)]
         made = compare(call, rule, oracle, notes)
     except RuleRaisedError as error:
         call.flat(())()  # what the function itself raises is not the rule's mistake
         raised = f"the rule raised {error} when it was called with numbers; see that it runs"
         problems.append(Problem("raised", f"{raised} by itself at these values"))
         return without_numbers()
+    results: list[Comparison] = []
     if made is None:
-        blocks = tuple(_probe_check(call, p) for p in probed(call, rule, oracle, notes))
-        results: list[Comparison] = []
+        blocks = [_probe_check(call, p) for p in probed(call, rule, oracle, notes)]
     else:
         results = verdicts(made, oracle, *tolerances)
         note_lost(made, notes)
         note_by_own(made, results, notes)
         problems += [Problem("non-finite", text) for text in nonfinite(call, made, results)]
-        blocks = tuple(_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True))
+        blocks = [_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True)]
         _note_single_precision(made, results, notes)
     notes += [note for note in dict.fromkeys(oracle.notes) if note not in notes]
     diagnoses: tuple[Diagnosis, ...] = ()
@@ -166,7 +162,7 @@ def _checked(
     return VJPCheck(
         name=name,
         rule=rule.kind,
-        blocks=blocks,
+        blocks=tuple(blocks),
         problems=tuple(problems),
         notes=tuple(notes),
         diagnoses=diagnoses,

@@ -111,10 +111,10 @@ def faults(
         found = _judge(_Probe(*parts), eps, lambda k=k: noise_of(k))  # type: ignore[misc]
         if found is not None:
             seen.setdefault(found, []).append(name)
-    result = []
-    for (kind, message), inputs in seen.items():
-        result.append(Fault(kind, tuple(inputs), message.format(x=_listed(inputs))))
-    return tuple(result)
+    return tuple(
+        Fault(kind, tuple(inputs), message.format(x=_listed(inputs)))
+        for (kind, message), inputs in seen.items()
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ def implied_jacobian(
         A function of the inputs' values and the further numbers, compiled once.
     """
     chunk = max(1, min(m, CHUNK // max(1, m + n)))
-    state: dict[str, bool] = {}
+    slow: list[Exception] = []
 
     def rows(
         given: Any, start: Any, more: Any, values: Sequence[Any], templates: Sequence[Any]
@@ -63,22 +63,29 @@ def implied_jacobian(
         traced = floats_of(call, values)
         templates = output_templates(call, values)
         double = any(v.dtype == jnp.float64 for v in traced)
-        parts: list[Any] = []
-        if "slow" not in state:
+
+        def by_chunks() -> list[Any]:
+            if double not in compiled:
+                compiled[double] = compiled_for(values, templates)
+            return [compiled[double](traced, start, more) for start in range(0, max(m, 1), chunk)]
+
+        def row_by_row() -> list[Any]:
+            rows = (
+                pull(values, [v[0] for v in dense.unit_vectors(templates, k, 1)], *more)
+                for k in range(m)
+            )
+            return [[np.asarray(c)[None] for c in row] for row in rows]
+
+        if slow:
+            parts = row_by_row()
+        else:
             try:
-                if double not in compiled:
-                    compiled[double] = compiled_for(values, templates)
-                parts = [
-                    compiled[double](traced, start, more) for start in range(0, max(m, 1), chunk)
-                ]
+                parts = by_chunks()
             except Exception as error:
+                # what the rule itself raises it raises again
+                parts = row_by_row()
+                slow.append(error)
                 gives_up(SLOW, error)
-                state["slow"] = True
-                parts = []
-        if not parts:
-            for k in range(m):
-                vectors = [v[0] for v in dense.unit_vectors(templates, k, 1)]
-                parts.append([np.asarray(c)[None] for c in pull(values, vectors, *more)])
         made = [
             np.concatenate(
                 [np.asarray(c, np.float64).reshape(np.shape(c)[0], -1) for c in part], axis=1

@@ -124,18 +124,10 @@ def probed(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> list[Pro
             probes = [generator.normal(size=templates[place].shape) for _ in range(PROBES)]
             sides: list[list[list[Array]]] = [[], [], []]
             for probe in probes:
-                cotangent = [jnp.zeros(t.shape, t.dtype) for t in templates]
-                cotangent[place] = jnp.asarray(probe, templates[place].dtype)
-                given = [c.astype(y.dtype) for c, y in zip(cotangent, primal, strict=True)]
-                for side, made in zip(
-                    sides,
-                    (
-                        pull(tuple(given)),
-                        nudged(tuple(given)),
-                        pulled(call, rule, oracle.wide, cotangent),
-                    ),
-                    strict=True,
-                ):
+                cotangent = _at_place(place, probe, templates)
+                given = tuple(c.astype(y.dtype) for c, y in zip(cotangent, primal, strict=True))
+                of_rule = pulled(call, rule, oracle.wide, cotangent)
+                for side, made in zip(sides, (pull(given), nudged(given), of_rule), strict=True):
                     side.append([np.asarray(c, np.float64).ravel() for c in made])
             for number, k in enumerate(call.selected):
                 expected, other, actual = (np.stack([s[number] for s in side]) for side in sides)
@@ -158,6 +150,13 @@ def probed(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> list[Pro
     return result
 
 
+def _at_place(place: int, probe: Array, templates: Sequence[Any]) -> list[Any]:
+    """Cotangents of all outputs: the probe at one place, zeros elsewhere."""
+    cotangent = [jnp.zeros(t.shape, t.dtype) for t in templates]
+    cotangent[place] = jnp.asarray(probe, templates[place].dtype)
+    return cotangent
+
+
 def _noise(products: _Products, call: Call, rule: Rule, oracle: Oracle) -> Array:
     """How far rounding moves the products with random cotangents, by probe and column."""
     place, number = products.place, products.number
@@ -174,8 +173,7 @@ def _noise(products: _Products, call: Call, rule: Rule, oracle: Oracle) -> Array
         )
         of_rule = rounding_to_first_order(call, rule)
         for k, probe in enumerate(products.probes):
-            cotangent = [jnp.zeros(t.shape, t.dtype) for t in templates]
-            cotangent[place] = jnp.asarray(probe, templates[place].dtype)
+            cotangent = _at_place(place, probe, templates)
             for numbers in drawn():
                 truth = rounding_slopes(traced, chosen, cotangent, DOUBLE, 0.0, numbers)
                 mine = of_rule(oracle.wide, cotangent, DOUBLE, 0.0, numbers)
