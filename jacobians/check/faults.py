@@ -10,6 +10,7 @@ combination, their multiples, with nothing, and twice with the same.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ class Fault:
     message: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Probe:
     """One leaf's cotangents for a (compiled; as it is, twice), b, 2a − b, −a, multiples of a, 0."""
 
@@ -83,32 +84,33 @@ def faults(
         return [np.asarray(x, np.float64).ravel() for x in f(given)]
 
     both = [2.0 * x - y for x, y in zip(a, b, strict=True)]
-    columns = [
-        at(a),
-        at(a, uncompiled),
-        at(a, uncompiled),
-        at(b),
-        at(both),
-        at([-x for x in a]),
-        at([SMALL * x for x in a]),
-        at([LARGE * x for x in a]),
-        at([0.0 * x for x in a]),
-    ]
+    columns = {
+        "a": at(a),
+        "first": at(a, uncompiled),
+        "again": at(a, uncompiled),
+        "b": at(b),
+        "joint": at(both),
+        "negative": at([-x for x in a]),
+        "small": at([SMALL * x for x in a]),
+        "large": at([LARGE * x for x in a]),
+        "nothing": at([0.0 * x for x in a]),
+    }
     seen: dict[tuple[str, str], list[str]] = {}
     # looked for only where a sum is off, and then once
     rounding: list[Any] = []
 
     def noise_of(k: int) -> Array:
         if noise is None:
-            return np.zeros_like(columns[0][k])
+            return np.zeros_like(columns["a"][k])
         if not rounding:
             rounding.extend(
                 np.asarray(sum(at(c, noise)[i] for c in (a, b, both))) for i in range(len(names))
             )
         return NOISE * np.asarray(rounding[k])
 
-    for k, (name, parts) in enumerate(zip(names, zip(*columns, strict=True), strict=True)):
-        found = _judge(_Probe(*parts), eps, lambda k=k: noise_of(k))  # type: ignore[misc]
+    for k, name in enumerate(names):
+        probe = _Probe(**{way: leaves[k] for way, leaves in columns.items()})
+        found = _judge(probe, eps, partial(noise_of, k))
         if found is not None:
             seen.setdefault(found, []).append(name)
     return tuple(
@@ -135,7 +137,7 @@ def _judge(p: _Probe, eps: float, noise: Callable[[], Array]) -> tuple[str, str]
     ('ignores-cotangent', 'the cotangent of {x} is the same …').
     """
     finite = np.all([np.isfinite(v) for v in vars(p).values()], axis=0)
-    p = _Probe(*(v[finite] for v in vars(p).values()))
+    p = _Probe(**{way: v[finite] for way, v in vars(p).items()})
     scale = np.abs(p.a) + np.abs(p.b)
     largest = float(scale.max(initial=0.0))
     slack = max(ROUNDINGS * float(np.finfo(np.float64).eps), COARSE_ROUNDINGS * eps)
