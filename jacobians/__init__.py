@@ -11,8 +11,8 @@ The package is houses with an order; imports run only down it, which `tests/test
 cli, report, sparse, networks, graph, testing, check, structure, notation, derive, gates, program,
 errors. What a newcomer touches to add
 
-- a rule for a primitive: its family's file in `derive/rules/`, and its name in words in
-  `notation/operation.py`;
+- a rule for a primitive: its family's file in `derive/rules/`, and its row in
+  `program/primitives.py` (what it does; a name in words, if it needs one: `notation/operation.py`);
 - a structure kind: `structure/kinds.py` (its name), `structure/proved.py` (its proof),
   `structure/observed.py` (how it looks in numbers), and `tests/words.py` (its oracle);
 - a diagnosis: `check/diagnose/alternatives.py` or `blocks.py` (the hypothesis),

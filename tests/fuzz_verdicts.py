@@ -184,7 +184,10 @@ def _wrong(scaled: Scaled, given: list[Any], expected: np.ndarray, rule: np.ndar
     def no_noise(*_: Any) -> np.ndarray:
         return np.zeros(m * n)
 
-    sides: Any = Sides(truth.call, place_rows, place_columns, *[no_noise] * 4, False)
+    sides: Any = Sides(
+        call=truth.call, rows=place_rows, columns=place_columns, truth=no_noise, mine=no_noise,
+        rounded=no_noise, sloping=no_noise, compressed=False, gives_up=no_noise,
+    )  # fmt: skip
     sides.rule_noise = no_noise
     generator = np.random.default_rng(0)
     share = NUDGE * generator.uniform(0.5, 1, given[0].shape)
@@ -194,9 +197,11 @@ def _wrong(scaled: Scaled, given: list[Any], expected: np.ndarray, rule: np.ndar
     sizes = [np.abs(np.asarray(v)).ravel() for v in (scaled(*given), given[0])]
     units = sizes[0][place_rows] / sizes[1][place_columns]
     entries = Entries(
-        0, 0, 0, m * n, ~no, place_rows, place_columns, expected.ravel().copy(), None,
-        np.max([leaps(expected.ravel(), b.ravel()) for b in beside], axis=0),
-        rule.ravel(), rule.ravel(), scaled.eps, scaled.eps, units, no, no, None,
+        output=0, input=0, place=0, count=m * n, inside=~no, rows=place_rows, columns=place_columns,
+        expected=expected.ravel().copy(), bar=None,
+        leap=np.max([leaps(expected.ravel(), b.ravel()) for b in beside], axis=0),
+        wide=rule.ravel(), narrow=rule.ravel(), wide_eps=scaled.eps, narrow_eps=scaled.eps,
+        unit=units, nowhere=no, lost=no, backward=None,
     )  # fmt: skip
     (result,) = verdicts(Compared((entries,), sides, True, DOUBLE), truth, None, None)
     return np.asarray(result.wrong.reshape(m, n))

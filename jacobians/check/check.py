@@ -41,7 +41,7 @@ from jacobians.check.problems import (
     _symbolic_problems,
 )
 from jacobians.check.result import BlockCheck, Problem, VJPCheck, WorstEntry
-from jacobians.check.rule import find_rule, without_static
+from jacobians.check.rule import Rule, find_rule, without_static
 from jacobians.check.verdict import nonfinite, note_by_own, note_lost, verdicts
 from jacobians.errors import ArgumentError, RuleRaisedError
 from jacobians.notation.spy import spy
@@ -103,47 +103,71 @@ def check_vjp(
     dense.check_inputs(call)
     rule = rule.bound(call)
     declared = _declared(expect, call)
+    check = _checked(function_name(f), call, rule, (rtol, atol), budget)
+    check = replace(check, declared=declared)
+    # what has no numbers to compare does not differ as anyone declared
+    return _acknowledged(check) if declared and check.blocks else check
+
+
+def _checked(
+    name: str,
+    call: Call,
+    rule: Rule,
+    tolerances: tuple[float | None, float | None],
+    budget: Budget | None,
+) -> VJPCheck:
+    """The verdict whatever was declared; `tolerances` are the caller's, relative and absolute."""
     notes = list(dense.no_derivative_notes(call))
-    name = function_name(f)
     problems = _form_problems(call, rule)
-    if problems:
+
+    def without_numbers() -> VJPCheck:
+        """The verdict where the problems leave nothing to compare."""
         given = [(p.kind, p.message) for p in problems]
-        found = () if budget is None else diagnose_form(call, rule, given)
-        return VJPCheck(name, rule.kind, (), tuple(problems), tuple(notes), found,
-                        declared=declared)  # fmt: skip
+        return VJPCheck(
+            name=name,
+            rule=rule.kind,
+            blocks=(),
+            problems=tuple(problems),
+            notes=tuple(notes),
+            diagnoses=() if budget is None else diagnose_form(call, rule, given),
+        )
+
+    if problems:
+        return without_numbers()
     oracle = Oracle(call)
     try:
         problems += _primal_problems(call, rule, oracle) + _symbolic_problems(call, rule)
-        broken = _faults(call, rule, oracle)
-        problems += [Problem(x.kind, x.message, x.inputs) for x in broken]
+        problems += [Problem(x.kind, x.message, x.inputs) for x in _faults(call, rule, oracle)]
         made = compare(call, rule, oracle, notes)
     except RuleRaisedError as error:
         call.flat(())()  # what the function itself raises is not the rule's mistake
         raised = f"the rule raised {error} when it was called with numbers; see that it runs"
         problems.append(Problem("raised", f"{raised} by itself at these values"))
-        given = [(p.kind, p.message) for p in problems]
-        found = () if budget is None else diagnose_form(call, rule, given)
-        return VJPCheck(name, rule.kind, (), tuple(problems), tuple(notes), found,
-                        declared=declared)  # fmt: skip
+        return without_numbers()
+    results: list[Comparison] = []
     if made is None:
-        blocks = tuple(_probe_check(call, p) for p in probed(call, rule, oracle, notes))
-        results: list[Comparison] = []
+        blocks = [_probe_check(call, p) for p in probed(call, rule, oracle, notes)]
     else:
-        results = verdicts(made, oracle, rtol, atol)
-        notes += [note for note in dict.fromkeys(oracle.notes) if note not in notes]
+        results = verdicts(made, oracle, *tolerances)
         note_lost(made, notes)
         note_by_own(made, results, notes)
         problems += [Problem("non-finite", text) for text in nonfinite(call, made, results)]
-        blocks = tuple(_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True))
+        blocks = [_block_check(call, e, r) for e, r in zip(made.blocks, results, strict=True)]
         _note_single_precision(made, results, notes)
+    notes += [note for note in dict.fromkeys(oracle.notes) if note not in notes]
     diagnoses: tuple[Diagnosis, ...] = ()
     if budget is not None:
         faulty = [(p.kind, p.message, p.inputs) for p in problems]
         diagnoses = explanations(call, oracle, made, results, faulty, budget, notes)
-    check = VJPCheck(
-        name, rule.kind, blocks, tuple(problems), tuple(notes), diagnoses, oracle.how, declared
+    return VJPCheck(
+        name=name,
+        rule=rule.kind,
+        blocks=tuple(blocks),
+        problems=tuple(problems),
+        notes=tuple(notes),
+        diagnoses=diagnoses,
+        truth=oracle.how,
     )
-    return _acknowledged(check) if declared else check
 
 
 def _declared(expect: str | Mapping[str, str] | None, call: Call) -> Mapping[str, str]:
@@ -176,9 +200,10 @@ def _acknowledged(check: VJPCheck) -> VJPCheck:
     )
     covers = ("nonlinear", "ignores-cotangent")
     excused = tuple(
-        p for p in check.problems
+        p
+        for p in check.problems
         if p.kind in covers and p.inputs and set(p.inputs) <= set(check.declared)
-    )  # fmt: skip
+    )
     left = tuple(p for p in check.problems if p not in excused)
     differing = {b.input for b in blocks if b.verdict == "differs as declared"}
     differing.update(name for p in excused for name in p.inputs)
@@ -193,6 +218,7 @@ def _acknowledged(check: VJPCheck) -> VJPCheck:
 
 
 def _block_check(call: Call, found: Entries, result: Comparison) -> BlockCheck:
+    """What is reported of a block that was compared entry by entry."""
     output, input_ = call.outputs[found.output], call.inputs[found.input]
     worst, error, allowed = None, 0.0, 0.0
     at = result.at
@@ -211,12 +237,28 @@ def _block_check(call: Call, found: Entries, result: Comparison) -> BlockCheck:
     shape = prod(output.shape), prod(input_.shape)
     picture = spy(found.rows[result.wrong], found.columns[result.wrong], shape) if wrong else []
     return BlockCheck(
-        output.name, input_.name, output.shape, input_.shape, found.count, error, allowed,
-        result.source, worst, wrong, kinks,
-        "wrong" if wrong else "right (kinks)" if kinks else "right",
-        result.precision, tuple(picture), int((result.undefined & ~result.wrong).sum()),
-        int((result.singular & ~result.wrong).sum()),
-    )  # fmt: skip
+        output=output.name,
+        input=input_.name,
+        out_shape=output.shape,
+        in_shape=input_.shape,
+        entries=found.count,
+        error=error,
+        tolerance=allowed,
+        tolerance_source=result.source,
+        worst=worst,
+        wrong=wrong,
+        kinks=kinks,
+        verdict=_word(wrong, kinks),
+        precision=result.precision,
+        picture=tuple(picture),
+        undefined=int((result.undefined & ~result.wrong).sum()),
+        singular=int((result.singular & ~result.wrong).sum()),
+    )
+
+
+def _word(wrong: int, kinks: int) -> str:
+    """The verdict on a block."""
+    return "wrong" if wrong else "right (kinks)" if kinks else "right"
 
 
 def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -234,14 +276,27 @@ def _probe_check(call: Call, found: Probed) -> BlockCheck:
         column = int(np.argmax(np.where(found.wrong, ratio, -1) if found.wrong.any() else ratio))
         probe = int(np.argmax(error[:, column] / found.tolerance[:, column]))
         worst = WorstEntry(
-            output.name, input_.name, (), _index(column, input_.shape),
-            float(found.expected[probe, column]), float(found.actual[probe, column]),
-        )  # fmt: skip
+            output.name,
+            input_.name,
+            (),
+            _index(column, input_.shape),
+            float(found.expected[probe, column]),
+            float(found.actual[probe, column]),
+        )
         size, allowed = float(error[probe, column]), float(found.tolerance[probe, column])
     wrong = int(found.wrong.sum())
     return BlockCheck(
-        output.name, input_.name, output.shape, input_.shape, len(ratio), size, allowed,
-        f"{PROBES} random cotangents, by column of the Jacobian; the worst is a product with one",
-        worst, wrong, found.kinks,
-        "wrong" if wrong else "right (kinks)" if found.kinks else "right",
-    )  # fmt: skip
+        output=output.name,
+        input=input_.name,
+        out_shape=output.shape,
+        in_shape=input_.shape,
+        entries=len(ratio),
+        error=size,
+        tolerance=allowed,
+        tolerance_source=f"{PROBES} random cotangents, by column of the Jacobian; "
+        "the worst is a product with one",
+        worst=worst,
+        wrong=wrong,
+        kinks=found.kinks,
+        verdict=_word(wrong, found.kinks),
+    )

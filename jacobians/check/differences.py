@@ -10,12 +10,10 @@ Source: C. J. F. Ridders, "Accurate computation of F'(x) and F'(x)F''(x)", 1982.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from jacobians.check.arrays import Array
 
 RATIO = 2.0
 STEPS = 9

@@ -10,13 +10,14 @@ combination, their multiples, with nothing, and twice with the same.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from jacobians.check.arrays import Array
+
 SEED = 0
 # powers of two: a linear rule multiplies by them without any rounding
 SMALL, LARGE = 2.0**-6, 2.0**10
@@ -39,7 +40,7 @@ class Fault:
     message: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Probe:
     """One leaf's cotangents for a (compiled; as it is, twice), b, 2a − b, −a, multiples of a, 0."""
 
@@ -83,55 +84,70 @@ def faults(
         return [np.asarray(x, np.float64).ravel() for x in f(given)]
 
     both = [2.0 * x - y for x, y in zip(a, b, strict=True)]
-    columns = [
-        at(a),
-        at(a, uncompiled),
-        at(a, uncompiled),
-        at(b),
-        at(both),
-        at([-x for x in a]),
-        at([SMALL * x for x in a]),
-        at([LARGE * x for x in a]),
-        at([0.0 * x for x in a]),
-    ]
+    columns = {
+        "a": at(a),
+        "first": at(a, uncompiled),
+        "again": at(a, uncompiled),
+        "b": at(b),
+        "joint": at(both),
+        "negative": at([-x for x in a]),
+        "small": at([SMALL * x for x in a]),
+        "large": at([LARGE * x for x in a]),
+        "nothing": at([0.0 * x for x in a]),
+    }
     seen: dict[tuple[str, str], list[str]] = {}
     # looked for only where a sum is off, and then once
     rounding: list[Any] = []
 
     def noise_of(k: int) -> Array:
         if noise is None:
-            return np.zeros_like(columns[0][k])
+            return np.zeros_like(columns["a"][k])
         if not rounding:
-            rounding.extend(np.asarray(sum(at(c, noise)[i] for c in (a, b, both)))
-                            for i in range(len(names)))  # fmt: skip
+            rounding.extend(
+                np.asarray(sum(at(c, noise)[i] for c in (a, b, both))) for i in range(len(names))
+            )
         return NOISE * np.asarray(rounding[k])
 
-    for k, (name, parts) in enumerate(zip(names, zip(*columns, strict=True), strict=True)):
-        found = _judge(_Probe(*parts), eps, lambda k=k: noise_of(k))  # type: ignore[misc]
+    for k, name in enumerate(names):
+        probe = _Probe(**{way: leaves[k] for way, leaves in columns.items()})
+        found = _judge(probe, eps, partial(noise_of, k))
         if found is not None:
             seen.setdefault(found, []).append(name)
-    result = []
-    for (kind, message), inputs in seen.items():
-        result.append(Fault(kind, tuple(inputs), message.format(x=_listed(inputs))))
-    return tuple(result)
+    return tuple(
+        Fault(kind, tuple(inputs), message.format(x=_listed(inputs)))
+        for (kind, message), inputs in seen.items()
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+# what two evaluations of one linear map differ by: 1e4 roundings of double precision, or 32 of the
+# coarsest operation, which is a few per cent in half precision; from a half on nothing can be told
+ROUNDINGS, COARSE_ROUNDINGS, TELLS_NOTHING = 1e4, 32.0, 0.5
+# of the leaf's largest entry, what the entries' own size is counted up to
+LEAST_SHARE = 1e-3
+
+
 def _judge(p: _Probe, eps: float, noise: Callable[[], Array]) -> tuple[str, str] | None:
+    """The kind of fault that one leaf's cotangents show, and a sentence about it; None if none.
+
+    For example, of cotangents that are the same whatever the upstream cotangent is:
+    ('ignores-cotangent', 'the cotangent of {x} is the same …').
+    """
     finite = np.all([np.isfinite(v) for v in vars(p).values()], axis=0)
-    p = _Probe(*(v[finite] for v in vars(p).values()))
+    p = _Probe(**{way: v[finite] for way, v in vars(p).items()})
     scale = np.abs(p.a) + np.abs(p.b)
     largest = float(scale.max(initial=0.0))
-    # rounding through half precision leaves a few per cent
-    slack = max(1e4 * float(np.finfo(np.float64).eps), 32.0 * eps)
-    if slack > 0.5:
+    slack = max(ROUNDINGS * float(np.finfo(np.float64).eps), COARSE_ROUNDINGS * eps)
+    if slack > TELLS_NOTHING:
         return None
 
     def same(x: Array, y: Array, weight: float = 1.0) -> bool:
-        return bool((np.abs(x - y) <= weight * slack * (scale + 1e-3 * largest) + 1e-300).all())
+        return bool(
+            (np.abs(x - y) <= weight * slack * (scale + LEAST_SHARE * largest) + 1e-300).all()
+        )
 
     if not same(p.first, p.again):
         return "nondeterministic", (

@@ -9,24 +9,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians import program
+from jacobians.check.arrays import Array, Integers
 from jacobians.check.rule import Rule
 from jacobians.check.summands import rounding_slopes
 from jacobians.program import dense
 from jacobians.program.call import Call, floats_of, output_templates, rebuilt
 from jacobians.program.strip import run
 
-Array = NDArray[Any]
-Integers = NDArray[np.int64]
 Pull = Callable[..., tuple[Any, ...]]
 
 CHUNK = 1 << 24
 DOUBLE = float(np.finfo(np.float64).eps)
 
 
-def implied_jacobian(call: Call, pull: Pull, m: int, n: int) -> Callable[..., Array]:
+# what cannot be batched is called as it is
+SLOW = "the rule cannot be compiled or batched, and is called as it is, once per cotangent"
+
+
+def implied_jacobian(
+    call: Call, pull: Pull, m: int, n: int, gives_up: Callable[[str, Exception], None]
+) -> Callable[..., Array]:
     """The Jacobian that a rule implies, row by row.
 
     Args:
@@ -34,12 +38,13 @@ def implied_jacobian(call: Call, pull: Pull, m: int, n: int) -> Callable[..., Ar
         pull: from values, cotangents and further numbers to cotangents.
         m: number of output entries.
         n: number of input entries.
+        gives_up: told where the rule has to be called once per row, and why.
 
     Returns:
         A function of the inputs' values and the further numbers, compiled once.
     """
     chunk = max(1, min(m, CHUNK // max(1, m + n)))
-    state: dict[str, bool] = {}
+    slow: list[Exception] = []
 
     def rows(
         given: Any, start: Any, more: Any, values: Sequence[Any], templates: Sequence[Any]
@@ -54,25 +59,33 @@ def implied_jacobian(call: Call, pull: Pull, m: int, n: int) -> Callable[..., Ar
     compiled: dict[bool, Any] = {}
 
     def evaluate(values: Sequence[Any], *more: Any) -> Array:
+        """The Jacobian at values of all inputs, by chunks of rows, or row by row."""
         traced = floats_of(call, values)
         templates = output_templates(call, values)
         double = any(v.dtype == jnp.float64 for v in traced)
-        parts: list[Any] = []
-        if "slow" not in state:
+
+        def by_chunks() -> list[Any]:
+            if double not in compiled:
+                compiled[double] = compiled_for(values, templates)
+            return [compiled[double](traced, start, more) for start in range(0, max(m, 1), chunk)]
+
+        def row_by_row() -> list[Any]:
+            rows = (
+                pull(values, [v[0] for v in dense.unit_vectors(templates, k, 1)], *more)
+                for k in range(m)
+            )
+            return [[np.asarray(c)[None] for c in row] for row in rows]
+
+        if slow:
+            parts = row_by_row()
+        else:
             try:
-                if double not in compiled:
-                    compiled[double] = compiled_for(values, templates)
-                parts = [
-                    compiled[double](traced, start, more) for start in range(0, max(m, 1), chunk)
-                ]
-            except Exception:
-                # a rule that cannot be batched or compiled is called once per row
-                state["slow"] = True
-                parts = []
-        if not parts:
-            for k in range(m):
-                vectors = [v[0] for v in dense.unit_vectors(templates, k, 1)]
-                parts.append([np.asarray(c)[None] for c in pull(values, vectors, *more)])
+                parts = by_chunks()
+            except Exception as error:
+                # what the rule itself raises it raises again
+                parts = row_by_row()
+                slow.append(error)
+                gives_up(SLOW, error)
         made = [
             np.concatenate(
                 [np.asarray(c, np.float64).reshape(np.shape(c)[0], -1) for c in part], axis=1

@@ -8,7 +8,7 @@ between the samples.
 Where derivatives beside the point do not settle it, the function's values do: its difference
 quotients to the left and to the right at falling steps have a limit, or grow beyond any.
 
-    >>> samples = one_sided(oracle, leaf=0, groups=[np.array([3])], width=1e-7)
+    >>> samples = one_sided(plain, values, 0, [np.array([3])], *width(True, False))
     >>> judge(values, samples.derivatives[0][0], slopes, expected, tolerance)
 """
 
@@ -19,16 +19,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Integers = NDArray[np.int64]
+from jacobians.check import allowances
+from jacobians.check.arrays import Array, Bools, Integers
 
 # where the derivative is sampled, in units of the step; never at the point itself
 OFFSETS = (-1.0, -0.75, -0.5, -0.25, -0.0625, 0.0625, 0.25, 0.5, 0.75, 1.0)
 # how many of the steps between samples a kink, or two or three close ones, may take
 FEW = 3
+# what is no step: a change of the derivative that is less than this share of it in all, or less
+# than this share of all changes; a smooth function changes by 1/16 over each of its eight equal
+# steps, and over the two short ones by no less
+CHANGES, STEPS_SHARE = 1e-4, 0.02
 SLOPE = 1e-5
+# a quotient that is so many times the derivatives on both sides, and not by its own rounding, is
+# the jump between two branches
+JUMP_RATIO, JUMP_ROUNDINGS = 100.0, 1e8
+# steps from the point to the furthest sample, by share of the entry and of the largest entry: in
+# double precision derivatives are exact however close they are; in another precision beyond the
+# input's own rounding; and by differences where values still have digits to tell them apart
+DOUBLE_WIDTH, OTHER_WIDTH, DIFFERENCES_WIDTH = (1e-7, 1e-13), (1e-6, 1e-6), (1e-4, 1e-4)
 # difference quotients are taken at these steps, in units of the entry that is moved; powers of two,
 # so that numbers of few digits are moved by them exactly
 STEPS = tuple(2.0**-7 * 8.0**-k for k in range(7))
@@ -37,9 +47,19 @@ STEPS = tuple(2.0**-7 * 8.0**-k for k in range(7))
 GROWS, JUMPS = 0.9, 7.6
 # rates of growth at successive steps differ by no more than this factor
 STEADY = 1.3
+# a change is seen where it is so many times what rounding changes the last quotient by
+CLEAR = 100.0
+# a derivative that is this share of the largest quotient or more is what quotients lead to: at the
+# least step they have reached it, or gone past it, instead of growing for ever
+REACHED = 0.5
 DOUBLE = float(np.finfo(np.float64).eps)
-# up to this relative distance quotients agree with a derivative
-CLOSE = 1e-4
+
+
+def width(double: bool, differences: bool) -> tuple[float, float]:
+    """The step to the furthest sample and the least one, relative, for `one_sided`."""
+    if differences:
+        return DIFFERENCES_WIDTH
+    return DOUBLE_WIDTH if double else OTHER_WIDTH
 
 
 def natural_size(values: Array) -> float:
@@ -94,33 +114,12 @@ def one_sided(
         size = np.where(np.isfinite(x), np.abs(x), largest)
         steps = np.maximum(width * size, floor * largest)
         slope_steps = SLOPE * np.maximum(size, 1e-2 * largest)
-        shape = chosen[number].shape
-
-        @jax.jit
-        def along(given: Any, unit: Any, offset: Any) -> Any:
-            moved, tangents = list(given), [jnp.zeros_like(v) for v in given]
-            moved[number] = moved[number] + offset.reshape(shape)
-            tangents[number] = unit.reshape(shape)
-            return jax.jvp(plain, tuple(moved), tuple(tangents))
-
-        @jax.jit
-        def beside(given: Any, unit: Any, offset: Any) -> Any:
-            moved = list(given)
-
-            def at(extra: Any) -> Any:
-                moved[number] = given[number] + (offset + extra).reshape(shape)
-                return plain(*moved)
-
-            up, down = at(fine * unit), at(-fine * unit)
-            group = jnp.sum(fine * unit) / jnp.sum(unit)
-            return at(0.0), tuple((a - b) / (2 * group) for a, b in zip(up, down, strict=True))
-
         if by_differences:
             # one step for the whole group, so that quotients are in one unit
             steps = np.full_like(steps, float(steps.max()))
-            along = beside
-        fine = steps / 64.0
-
+            along = _along_by_differences(plain, number, steps / 64.0)
+        else:
+            along = _along_by_jvp(plain, number)
         derivatives: list[list[Array]] = []
         rises: list[list[Array]] = []
         for columns in groups:
@@ -141,7 +140,40 @@ def one_sided(
     )
 
 
-def is_kink(samples: Array) -> NDArray[np.bool_]:
+def _along_by_jvp(plain: Callable[..., Any], number: int) -> Callable[..., Any]:
+    """From inputs, a direction of one and its offset: the function there and its derivative."""
+
+    @jax.jit
+    def along(given: Any, unit: Any, offset: Any) -> Any:
+        moved, tangents = list(given), [jnp.zeros_like(v) for v in given]
+        moved[number] = moved[number] + offset.reshape(moved[number].shape)
+        tangents[number] = unit.reshape(moved[number].shape)
+        return jax.jvp(plain, tuple(moved), tuple(tangents))
+
+    return along
+
+
+def _along_by_differences(
+    plain: Callable[..., Any], number: int, fine: Array
+) -> Callable[..., Any]:
+    """The same by central difference quotients at fine steps, where JAX has no derivative."""
+
+    @jax.jit
+    def along(given: Any, unit: Any, offset: Any) -> Any:
+        moved = list(given)
+
+        def at(extra: Any) -> Any:
+            moved[number] = given[number] + (offset + extra).reshape(given[number].shape)
+            return plain(*moved)
+
+        up, down = at(fine * unit), at(-fine * unit)
+        group = jnp.sum(fine * unit) / jnp.sum(unit)
+        return at(0.0), tuple((a - b) / (2 * group) for a, b in zip(up, down, strict=True))
+
+    return along
+
+
+def is_kink(samples: Array) -> Bools:
     """Whether derivatives along lines jump, rather than bend.
 
     Args:
@@ -149,8 +181,8 @@ def is_kink(samples: Array) -> NDArray[np.bool_]:
     """
     jumps = np.abs(np.diff(samples, axis=0))
     total = jumps.sum(axis=0)
-    changes = total > 1e-4 * np.abs(samples).max(axis=0)
-    return np.asarray(changes & ((jumps > 0.02 * total).sum(axis=0) <= FEW))
+    changes = total > CHANGES * np.abs(samples).max(axis=0)
+    return np.asarray(changes & ((jumps > STEPS_SHARE * total).sum(axis=0) <= FEW))
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,10 +248,12 @@ def limits(
                     moved[columns] += sign * step * units[columns]
                     with np.errstate(all="ignore"):
                         made = [
-                            ((y - y0) / (sign * step),
-                             (4 * DOUBLE / step) * (np.abs(y) + np.abs(y0) + np.abs(y - y0)))
+                            (
+                                (y - y0) / (sign * step),
+                                (4 * DOUBLE / step) * (np.abs(y) + np.abs(y0) + np.abs(y - y0)),
+                            )
                             for y, y0 in zip(flat(moved), here, strict=True)
-                        ]  # fmt: skip
+                        ]
                     quotients.append([np.stack(pair) for pair in made])
                 sides.append([_limit(np.stack(q)) for q in zip(*quotients, strict=True)])
             found.append(
@@ -255,7 +289,7 @@ def _limit(quotients: Array) -> tuple[Array, Array, Array]:
         bar = np.take_along_axis(bars, best[None], 0)[0]
         last = np.abs(change[-4:])
         rates = last[1:] / last[:-1]
-        seen = last[0] > 100 * rounding[-1]
+        seen = last[0] > CLEAR * rounding[-1]
         grows = seen & (rates >= GROWS).all(axis=0) & (rates <= JUMPS).all(axis=0)
         # at one rate, and to one side: a function that swings does not
         grows &= rates.max(axis=0) <= STEADY * rates.min(axis=0)
@@ -284,18 +318,28 @@ class Verdicts:
         nearest: that value, or JAX's own derivative where none is known.
     """
 
-    wrong: NDArray[np.bool_]
-    kink: NDArray[np.bool_]
-    undefined: NDArray[np.bool_]
-    singular: NDArray[np.bool_]
+    wrong: Bools
+    kink: Bools
+    undefined: Bools
+    singular: Bools
     distance: Array
     nearest: Array
 
+    def put(self, places: Integers, there: "Verdicts") -> None:
+        """Writes the verdicts on some entries into those on all."""
+        self.wrong[places], self.kink[places] = there.wrong, there.kink
+        self.undefined[places], self.singular[places] = there.undefined, there.singular
+        self.distance[places], self.nearest[places] = there.distance, there.nearest
+
 
 def by_limits(
-    first: Verdicts, values: Array, limits: Limits, expected: Array, tolerance: Array,
-    settled: NDArray[np.bool_],
-) -> Verdicts:  # fmt: skip
+    first: Verdicts,
+    values: Array,
+    limits: Limits,
+    expected: Array,
+    tolerance: Array,
+    settled: Bools,
+) -> Verdicts:
     """What the limits of difference quotients say of entries that look wrong.
 
     Args:
@@ -315,7 +359,7 @@ def by_limits(
         size = np.where(infinite, 0.0, np.maximum(np.abs(low), np.abs(high)))
         finite_end = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0))
         size = np.maximum(size, np.abs(finite_end))
-        slack = tolerance + bar + CLOSE * size
+        slack = tolerance + allowances.of_limits(size, bar)
         between = (values >= low - slack) & (values <= high + slack)
         # no finite derivative: the root at 0, an arc cosine at 1
         alone = infinite & (low == high)
@@ -323,7 +367,7 @@ def by_limits(
         # a one-sided limit where the function ends is its derivative there
         known = infinite | (both & ~settled) | (~np.isnan(low) & ~settled)
         # √(x + 1e-20) is steep at 0, not singular: its quotients are on their way to a number
-        steep = infinite & np.isfinite(expected) & (np.abs(expected) >= 0.5 * limits.reached)
+        steep = infinite & np.isfinite(expected) & (np.abs(expected) >= REACHED * limits.reached)
         looked = first.wrong & known & ~steep
         gap = np.maximum(0.0, np.maximum(low - values, values - high))
         nearest = np.clip(values, low, high)
@@ -342,7 +386,7 @@ def by_limits(
     )
 
 
-def disproved(values: Array, limits: Limits, tolerance: Array) -> tuple[NDArray[np.bool_], Array]:
+def disproved(values: Array, limits: Limits, tolerance: Array) -> tuple[Bools, Array]:
     """Which values lie outside what finite difference quotients leave, beyond any doubt.
 
     Returns:
@@ -355,7 +399,8 @@ def disproved(values: Array, limits: Limits, tolerance: Array) -> tuple[NDArray[
         finite = np.isfinite(low) & np.isfinite(high) & np.isfinite(values)
         size = np.maximum(np.maximum(np.abs(low), np.abs(high)), np.abs(values))
         gap = np.maximum(low - values, values - high)
-        sure = finite & (bar <= 1e-3 * size) & (gap > tolerance + 10 * bar + 1e-3 * size)
+        doubt = allowances.doubt_of_limits(size, bar)
+        sure = finite & (bar <= allowances.SURE_SHARE * size) & (gap > tolerance + doubt)
     return sure, _rounded(np.clip(values, low, high), bar)
 
 
@@ -373,7 +418,7 @@ def judge(
     slopes: Array,
     expected: Array,
     tolerance: Array,
-    nowhere: NDArray[np.bool_],
+    nowhere: Bools,
 ) -> Verdicts:
     """Which values that differ from the derivative are wrong, by derivatives beside the point.
 
@@ -395,16 +440,15 @@ def judge(
         size = np.maximum(np.abs(low), np.abs(high))
         # |x| + softplus(−2|x|) is smooth at 0, and JAX's derivative there is off by a convention:
         # where both sides agree and JAX's value is apart from them, theirs is the derivative
-        apart = np.maximum(low - expected, expected - high) > tolerance + 1e-5 * size + high - low
+        slack = tolerance + allowances.beside(size)
+        apart = np.maximum(low - expected, expected - high) > slack + high - low
         kink |= finite & apart
         between = kink | (finite & ~np.isfinite(expected))
         gap = np.maximum(0.0, np.maximum(low - values, values - high))
         distance = np.where(between, gap, np.abs(values - expected))
-        # beside a point where the function itself is 0/0 its derivatives are mostly rounding
-        blur = np.where(nowhere, high - low, 0.0)
-        right = between & (gap <= tolerance + 1e-5 * size + blur)
+        right = between & (gap <= slack + allowances.blur(low, high, nowhere))
         # along y, the angle of (x, y) at the origin is a step between two constants
-        jump = finite & (np.abs(slopes) > 100 * size + 1e8 * tolerance)
+        jump = finite & (np.abs(slopes) > JUMP_RATIO * size + JUMP_ROUNDINGS * tolerance)
     # where there is no derivative, a rule that says NaN where JAX says it too is none the worse
     undefined = (kink | jump | nowhere) & ~np.isfinite(expected) & ~np.isfinite(values)
     # nothing tells what it should be: no value, no derivative, nothing beside
@@ -415,6 +459,10 @@ def judge(
     with np.errstate(invalid="ignore"):
         nearest = np.where(between, np.clip(values, low, high), expected)
     return Verdicts(
-        wrong, at_kink, undefined & ~at_kink, np.zeros_like(wrong),
-        np.where(undefined, 0.0, distance), np.where(np.isfinite(nearest), nearest, expected),
-    )  # fmt: skip
+        wrong,
+        at_kink,
+        undefined & ~at_kink,
+        np.zeros_like(wrong),
+        np.where(undefined, 0.0, distance),
+        np.where(np.isfinite(nearest), nearest, expected),
+    )

@@ -18,19 +18,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians import program
+from jacobians.check.arrays import Array, Integers
 from jacobians.check.differences import richardson
 from jacobians.check.kinks import natural_size
 from jacobians.check.summands import Terms
 from jacobians.errors import ArgumentError, first_line
 from jacobians.program import dense
 from jacobians.program.call import Call
+from jacobians.program.primitives import Does, named
 from jacobians.program.strip import kept_rules, strip_custom_rules
-
-Array = NDArray[Any]
-Integers = NDArray[np.int64]
 
 # finite differences call the function some twenty times per input entry
 MAX_DIFFERENCES = 1 << 12
@@ -40,10 +38,6 @@ NUDGE = 1e-10
 # a number of few digits is moved by this many of its roundings where kinks are looked for: 0.1 in
 # single precision is beside 0.1 in double
 BESIDE, WIDEST = 2.0, 1e-6
-# operations that draw random numbers
-DRAWING = frozenset(
-    {"random_bits", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform"}
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +66,16 @@ class Oracle:
     call: Call
     how: str = "forward mode"
     notes: list[str] = field(default_factory=list)
+
+    def gives_up(self, what: str, error: Exception) -> None:
+        """Notes once what is given up, in a sentence, and the error for which it is."""
+        if what not in self._given_up:
+            self._given_up.add(what)
+            self.notes.append(f"{what} ({first_line(error)})")
+
+    @cached_property
+    def _given_up(self) -> set[str]:
+        return set()
 
     @cached_property
     def wide(self) -> list[Any]:
@@ -104,7 +108,12 @@ class Oracle:
         with jax.enable_x64(True):
             try:
                 made = self.call.with_values(self.wide).flat(())()
-            except Exception:
+            except Exception as error:
+                self.gives_up(
+                    "the function could not be evaluated in float64; its values are those of its "
+                    "own precision",
+                    error,
+                )
                 made = self.call.flat(())()
             return [np.asarray(y) for y in made]
 
@@ -116,7 +125,7 @@ class Oracle:
     @cached_property
     def draws(self) -> bool:
         """Whether the function draws random numbers, which may be others in double precision."""
-        return program.contains(self._traced, DRAWING)
+        return program.contains(self._traced, named(Does.DRAWS))
 
     @cached_property
     def _traced(self) -> program.Program:
@@ -184,11 +193,21 @@ class Oracle:
         with contextlib.nullcontext() if own else jax.enable_x64(True):
             try:
                 terms = self._narrow_terms if own else self._terms
-                return terms.noise(number, columns, eps, tiny)
-            except Exception:
-                # a program that JAX cannot take apart: nothing is excused
+                moved = terms.noise(number, columns, eps, tiny)
+            except Exception as error:
+                self.gives_up(
+                    "what rounding moves the derivative by cannot be measured, and excuses nothing",
+                    error,
+                )
                 places = [leaf for leaf in self.call.outputs if leaf.differentiable]
                 return [np.zeros(leaf.size) for leaf in places]
+            if terms.refused is not None:
+                self.gives_up(
+                    "JAX cannot differentiate the function twice; what rounding moves its "
+                    "derivative by is that of the tangents alone",
+                    terms.refused,
+                )
+            return moved
 
     @cached_property
     def beside(self) -> float:
@@ -251,6 +270,7 @@ class Oracle:
         )
 
     def _by_differences(self, values: Sequence[Any] | None) -> Whole:
+        """The whole Jacobian with its error bars, column by column."""
         call = self.call
         n = sum(call.inputs[k].size for k in call.selected)
         if n > MAX_DIFFERENCES:
@@ -277,8 +297,13 @@ class Oracle:
             try:
                 at(x, True)
                 double = True
-            except Exception:
+            except Exception as error:
                 double = False
+                self.gives_up(
+                    "the function could not be evaluated in float64; finite differences are taken "
+                    "in its own precision",
+                    error,
+                )
         widest = max(float(jnp.finfo(call.outputs[k].dtype).eps) for k in keep)
         eps = float(np.finfo(np.float64).eps) if double else widest
         columns, bars = [], []

@@ -8,7 +8,7 @@ tolerance escapes one probe with a known probability, and all of them with that 
     >>> probed(call, rule, oracle, notes)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import pi, sqrt
 from typing import Any
@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians import program
 from jacobians.check import kinks
+from jacobians.check.arrays import Array, Bools
 from jacobians.check.implied import DOUBLE, pulled, rounding_to_first_order
 from jacobians.check.oracle import NUDGE, Oracle
 from jacobians.check.rule import Rule
@@ -27,16 +27,44 @@ from jacobians.check.summands import drawn, largest, rounding_slopes
 from jacobians.errors import ArgumentError, first_line
 from jacobians.program.call import Call, output_templates
 
-Array = NDArray[Any]
-
 PROBES = 8
 # an error of this many tolerances goes unseen with the probability that the report states
 DETECTED = 10.0
 MISSED = sqrt(2.0 / pi) / DETECTED
 RELATIVE = 1e-5
+# what 7000 roundings of the inputs change a column by is no mistake, a nudge being 450,000 of them;
+# but more than a tenth of the column is never put down to that
+CONDITIONED, AT_MOST = 16e-3, 0.1
+# what the sum of one-sided derivatives is off by from its limit
+BESIDE = 1e-6
 MAX_LOOKS = 64
 # rounding may be this many times what one error of every operation leaves
 NOISE = 10.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Products:
+    """Both sides' products of one block's columns with random cotangents.
+
+    Attributes:
+        output: position of the output leaf.
+        input: position of the input leaf.
+        place: position of the output among the differentiable ones.
+        number: position of the input among the selected ones.
+        probes: the cotangents.
+        expected: the derivative's products, by probe and column.
+        moved: the same at inputs moved a little.
+        actual: the rule's products.
+    """
+
+    output: int
+    input: int
+    place: int
+    number: int
+    probes: Sequence[Array]
+    expected: Array
+    moved: Array
+    actual: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +86,7 @@ class Probed:
     expected: Array
     actual: Array
     tolerance: Array
-    wrong: NDArray[np.bool_]
+    wrong: Bools
     kinks: int
 
 
@@ -96,25 +124,24 @@ def probed(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> list[Pro
             probes = [generator.normal(size=templates[place].shape) for _ in range(PROBES)]
             sides: list[list[list[Array]]] = [[], [], []]
             for probe in probes:
-                cotangent = [jnp.zeros(t.shape, t.dtype) for t in templates]
-                cotangent[place] = jnp.asarray(probe, templates[place].dtype)
-                given = [c.astype(y.dtype) for c, y in zip(cotangent, primal, strict=True)]
-                for side, made in zip(
-                    sides,
-                    (pull(tuple(given)), nudged(tuple(given)),
-                     pulled(call, rule, oracle.wide, cotangent)),
-                    strict=True,
-                ):  # fmt: skip
+                cotangent = _at_place(place, probe, templates)
+                given = tuple(c.astype(y.dtype) for c, y in zip(cotangent, primal, strict=True))
+                of_rule = pulled(call, rule, oracle.wide, cotangent)
+                for side, made in zip(sides, (pull(given), nudged(given), of_rule), strict=True):
                     side.append([np.asarray(c, np.float64).ravel() for c in made])
             for number, k in enumerate(call.selected):
                 expected, other, actual = (np.stack([s[number] for s in side]) for side in sides)
-
-                def noise(number: int = number, place: int = place, probes: Any = probes) -> Array:
-                    return _noise(call, rule, oracle, number, place, probes, templates)
-
-                result.append(
-                    _judged(oracle, o, k, place, number, probes, expected, other, actual, noise)
+                products = _Products(
+                    output=o,
+                    input=k,
+                    place=place,
+                    number=number,
+                    probes=probes,
+                    expected=expected,
+                    moved=other,
+                    actual=actual,
                 )
+                result.append(_judged(products, call, rule, oracle))
     notes.append(
         f"too large to compare entry by entry: {PROBES} random cotangents. A column of the "
         f"Jacobian that is wrong by {DETECTED * RELATIVE:.0e} of its size goes unseen with a "
@@ -123,18 +150,19 @@ def probed(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> list[Pro
     return result
 
 
-def _noise(
-    call: Call,
-    rule: Rule,
-    oracle: Oracle,
-    number: int,
-    place: int,
-    probes: Sequence[Array],
-    templates: Sequence[Any],
-) -> Array:
+def _at_place(place: int, probe: Array, templates: Sequence[Any]) -> list[Any]:
+    """Cotangents of all outputs: the probe at one place, zeros elsewhere."""
+    cotangent = [jnp.zeros(t.shape, t.dtype) for t in templates]
+    cotangent[place] = jnp.asarray(probe, templates[place].dtype)
+    return cotangent
+
+
+def _noise(products: _Products, call: Call, rule: Rule, oracle: Oracle) -> Array:
     """How far rounding moves the products with random cotangents, by probe and column."""
+    place, number = products.place, products.number
+    templates = output_templates(call, oracle.wide)
     chosen = [jnp.asarray(oracle.wide[k]) for k in call.selected]
-    result = np.zeros((len(probes), chosen[number].size))
+    result = np.zeros((len(products.probes), chosen[number].size))
 
     def pulled_back(*given: Any) -> Any:
         return jax.vjp(oracle.plain, *given[: len(chosen)])[1](given[len(chosen) :])
@@ -144,62 +172,59 @@ def _noise(
             pulled_back, [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in [*chosen, *templates]]
         )
         of_rule = rounding_to_first_order(call, rule)
-        for k, probe in enumerate(probes):
-            cotangent = [jnp.zeros(t.shape, t.dtype) for t in templates]
-            cotangent[place] = jnp.asarray(probe, templates[place].dtype)
+        for k, probe in enumerate(products.probes):
+            cotangent = _at_place(place, probe, templates)
             for numbers in drawn():
                 truth = rounding_slopes(traced, chosen, cotangent, DOUBLE, 0.0, numbers)
                 mine = of_rule(oracle.wide, cotangent, DOUBLE, 0.0, numbers)
                 for made in (truth[number], mine[number]):
                     result[k] = np.maximum(result[k], largest([[made]])[0])
-    except Exception:
-        # JAX cannot differentiate one of them twice: nothing more is excused
-        return result
+    except Exception as error:
+        oracle.gives_up(
+            "what rounding moves products with cotangents by cannot be measured, and excuses "
+            "nothing more",
+            error,
+        )
     return result
 
 
-def _judged(
-    oracle: Oracle,
-    output: int,
-    leaf: int,
-    place: int,
-    number: int,
-    probes: Sequence[Array],
-    expected: Array,
-    moved: Array,
-    actual: Array,
-    noise: Callable[[], Array],
-) -> Probed:
-    """The verdict on the columns of one block; `noise` is what rounding moves its products by."""
+def _judged(products: _Products, call: Call, rule: Rule, oracle: Oracle) -> Probed:
+    """The verdict on the columns of one block."""
+    expected, actual = products.expected, products.actual
     size = np.sqrt(np.mean(expected**2, axis=0, keepdims=True))
-    change = np.sqrt(np.mean((moved - expected) ** 2, axis=0, keepdims=True))
-    tolerance = RELATIVE * size + np.minimum(16e-3 * change, 0.1 * size)
+    change = np.sqrt(np.mean((products.moved - expected) ** 2, axis=0, keepdims=True))
+    tolerance = RELATIVE * size + np.minimum(CONDITIONED * change, AT_MOST * size)
     tolerance = np.broadcast_to(tolerance + 1e-290, expected.shape)
     with np.errstate(invalid="ignore"):
         wrong = ~((np.abs(actual - expected) <= tolerance).all(axis=0))
         if wrong.any():
             # what is left where terms cancel is rounding of the terms
-            tolerance = tolerance + NOISE * noise()
+            tolerance = tolerance + NOISE * _noise(products, call, rule, oracle)
             wrong = ~((np.abs(actual - expected) <= tolerance).all(axis=0))
     at_kinks = 0
-    columns = np.flatnonzero(wrong)
-    values = [oracle.wide[k] for k in oracle.call.selected]
-    for column in columns[:MAX_LOOKS]:
-        samples = kinks.one_sided(oracle.plain, values, number, [np.array([column])], 1e-7, 1e-13)
-        beside = samples.derivatives[place][0]
-        if not np.isfinite(beside).all():
-            continue
-        if not kinks.is_kink(beside).any():
-            continue
-        low, high = beside.min(axis=0), beside.max(axis=0)
-        fits = True
-        for p, probe in enumerate(probes):
-            c = probe.ravel()
-            least = float(np.minimum(c * low, c * high).sum())
-            most = float(np.maximum(c * low, c * high).sum())
-            slack = float(tolerance[p, column]) + 1e-6 * max(abs(least), abs(most))
-            fits = fits and least - slack <= actual[p, column] <= most + slack
-        if fits:
+    for column in np.flatnonzero(wrong)[:MAX_LOOKS]:
+        if _fits_at_a_kink(products, int(column), tolerance[:, column], oracle):
             wrong[column] = False
             at_kinks += 1
-    return Probed(output, leaf, expected, actual, np.asarray(tolerance), wrong, at_kinks)
+    return Probed(
+        products.output, products.input, expected, actual, np.asarray(tolerance), wrong, at_kinks
+    )
+
+
+def _fits_at_a_kink(products: _Products, column: int, tolerance: Array, oracle: Oracle) -> bool:
+    """Whether a column is at a kink, its products between those of one-sided derivatives."""
+    values = [oracle.wide[k] for k in oracle.call.selected]
+    group = [np.array([column])]
+    samples = kinks.one_sided(oracle.plain, values, products.number, group, *kinks.DOUBLE_WIDTH)
+    beside = samples.derivatives[products.place][0]
+    if not np.isfinite(beside).all() or not kinks.is_kink(beside).any():
+        return False
+    low, high = beside.min(axis=0), beside.max(axis=0)
+    fits = True
+    for p, probe in enumerate(products.probes):
+        c = probe.ravel()
+        least = float(np.minimum(c * low, c * high).sum())
+        most = float(np.maximum(c * low, c * high).sum())
+        slack = float(tolerance[p]) + BESIDE * max(abs(least), abs(most))
+        fits = fits and bool(least - slack <= products.actual[p, column] <= most + slack)
+    return fits

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
+from jacobians.check.allowances import Precision
+from jacobians.check.arrays import Array
 from jacobians.check.compare import Compared
 from jacobians.check.entries import Comparison
 from jacobians.check.faults import Fault, faults
-from jacobians.check.implied import precisions, pulled, rounding, rounding_to_first_order
+from jacobians.check.implied import SLOW, precisions, pulled, rounding, rounding_to_first_order
 from jacobians.check.oracle import Oracle
-from jacobians.check.result import Array, Problem
+from jacobians.check.result import Problem
 from jacobians.check.rule import Rule
 from jacobians.check.summands import drawn, largest, rounding_slopes
 from jacobians.errors import RuleRaisedError, first_line
@@ -26,6 +28,10 @@ from jacobians.program.call import Call, floats_of, output_templates, rebuilt, s
 # a rule's forward pass may compute the value in another way: it may be off by so many times what
 # one rounding of every operation of the function leaves
 VALUE_NOISE = 100.0
+# and by this share of itself at once, in roundings; in double precision as far as an entry may
+VALUE_ROUNDINGS, VALUE_SHARE = 1e3, 1e-5
+# a loss of digits is worth a note from this share on, of entries of at least this share of the most
+WORTH_A_NOTE = 1e-3
 # for code that runs a few times only: little optimisation
 QUICK = {"xla_backend_optimization_level": 0}
 
@@ -35,6 +41,7 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
     names = [call.inputs[k].name for k in call.selected]
 
     def tested(values: Sequence[Any]) -> tuple[Fault, ...]:
+        """The faults at values of the inputs, in their precision."""
         templates = output_templates(call, values)
         floats = floats_of(call, values)
         eps = max(float(jnp.finfo(t.dtype).eps) for t in templates)
@@ -54,8 +61,10 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
         def noise(c: Sequence[Any]) -> list[Array]:
             try:
                 return largest([slopes(floats, list(c), numbers) for numbers in drawn()])
-            except Exception:
-                # JAX cannot differentiate the rule: its rounding is imitated instead
+            except Exception as error:
+                oracle.gives_up(
+                    "JAX cannot differentiate the rule; its rounding is imitated instead", error
+                )
                 exact = plain(c)
                 moved = [noisy(values, c, eps, seed) for seed in range(len(drawn()))]
                 pairs = [zip(m, exact, strict=True) for m in moved]
@@ -64,16 +73,16 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
         try:
             zero = [np.zeros(t.shape, t.dtype) for t in templates]
             compiled(floats, zero)
-        except Exception:
-            # what cannot be compiled is called as it is
+        except Exception as error:
+            oracle.gives_up(SLOW, error)
             return faults(plain, plain, templates, eps, names, noise)
         return faults(lambda c: compiled(floats, list(c)), plain, templates, eps, names, noise)
 
     with jax.enable_x64(True):
         try:
             return tested(oracle.wide)
-        except Exception:
-            pass  # the rule is tied to its own precision: tested there, just below
+        except Exception as error:
+            oracle.gives_up("whether the rule is linear is tested in its own precision", error)
     try:
         return tested([leaf.value for leaf in call.inputs])
     except Exception as error:
@@ -101,8 +110,12 @@ def _symbolic_problems(call: Call, rule: Rule) -> list[Problem]:
         alone = jax.vjp(call.flat((k,), custom), jnp.asarray(call.inputs[k].value))[1](cotangent)[0]
         size = float(np.abs(np.asarray(joint, np.float64)).max(initial=0.0))
         eps = float(jnp.finfo(call.inputs[k].dtype).eps)
-        if not np.allclose(np.asarray(alone, np.float64), np.asarray(joint, np.float64),
-                           rtol=1e3 * eps, atol=1e3 * eps * size):  # fmt: skip
+        if not np.allclose(
+            np.asarray(alone, np.float64),
+            np.asarray(joint, np.float64),
+            rtol=1e3 * eps,
+            atol=1e3 * eps * size,
+        ):
             problems.append(
                 Problem(
                     "symbolic-zeros",
@@ -119,7 +132,7 @@ def _note_single_precision(made: Compared, results: Sequence[Comparison], notes:
     """Says where the rule is right but loses digits in the inputs' own precision."""
     worst = 0.0
     for found, result in zip(made.blocks, results, strict=True):
-        if found.wide is None or result.wrong.any() or found.narrow_eps > 1e-4:
+        if found.wide is None or result.wrong.any() or Precision(found.narrow_eps).is_coarse:
             continue
         if result.by_own is not None:
             # other numbers, not rounding
@@ -127,9 +140,9 @@ def _note_single_precision(made: Compared, results: Sequence[Comparison], notes:
         with np.errstate(invalid="ignore", divide="ignore"):
             size = np.abs(found.expected)
             off = np.abs(found.narrow - found.wide) / size
-        off = off[np.isfinite(off) & (size > 1e-3 * size.max(initial=0.0))]
+        off = off[np.isfinite(off) & (size > WORTH_A_NOTE * size.max(initial=0.0))]
         worst = max(worst, float(off.max(initial=0.0)))
-    if worst > 1e-3:
+    if worst > WORTH_A_NOTE:
         notes.append(
             f"right in float64, but in the inputs' own precision rounding moves an entry by "
             f"{100 * worst:.2g} %"
@@ -153,25 +166,35 @@ def _form_problems(call: Call, rule: Rule) -> list[Problem]:
                 return [Problem("nonlinear", what)]
             what = f"the rule raised {first_line(error)}; see that it runs by itself"
             return [Problem("raised", what)]
+    miscounted = _miscounted(shapes, rule)
+    if miscounted is not None:
+        return [Problem("count", miscounted)]
+    problems = _ill_formed(shapes, rule)
+    refused = None if problems else rule.refused_by_jax()
+    if refused is not None:
+        problems.append(Problem("raised", f"JAX itself refuses the rule: {refused}"))
+    return problems
+
+
+def _miscounted(shapes: Any, rule: Rule) -> str | None:
+    """A sentence where a rule does not return as many cotangents as there are arguments."""
+    names = rule.argument_names
     if not isinstance(shapes, (tuple, list)):
-        return [
-            Problem(
-                "count",
-                f"the rule returned {_kind(shapes)}; it has to return a tuple with one cotangent "
-                f"for each of the {len(rule.argument_names)} arguments "
-                f"({', '.join(rule.argument_names)})",
-            )
-        ]
-    if len(shapes) != len(rule.argument_names):
+        return (
+            f"the rule returned {_kind(shapes)}; it has to return a tuple with one cotangent "
+            f"for each of the {len(names)} arguments ({', '.join(names)})"
+        )
+    if len(shapes) != len(names):
         plural = "" if len(shapes) == 1 else "s"
-        return [
-            Problem(
-                "count",
-                f"the rule returned {len(shapes)} cotangent{plural} for "
-                f"{len(rule.argument_names)} arguments ({', '.join(rule.argument_names)}); "
-                "return one for each, in order",
-            )
-        ]
+        return (
+            f"the rule returned {len(shapes)} cotangent{plural} for {len(names)} arguments "
+            f"({', '.join(names)}); return one for each, in order"
+        )
+    return None
+
+
+def _ill_formed(shapes: Any, rule: Rule) -> list[Problem]:
+    """What is wrong with the structure, shape and dtype of each input's cotangent."""
     problems = []
     for name, expected, given in rule.expected_cotangents(shapes):
         if isinstance(given, str):
@@ -195,9 +218,6 @@ def _form_problems(call: Call, rule: Rule) -> list[Problem]:
                     f"{name} is {expected.short_type}; convert it to {np.dtype(expected.dtype)}",
                 )
             )
-    refused = None if problems else rule.refused_by_jax()
-    if refused is not None:
-        problems.append(Problem("raised", f"JAX itself refuses the rule: {refused}"))
     return problems
 
 
@@ -211,15 +231,19 @@ def _nonlinear_jvp(call: Call, rule: Rule) -> bool:
     a, b = ([jnp.asarray(generator.normal(size=x.shape), x.dtype) for x in chosen] for _ in "ab")
     try:
         made = [
-            np.concatenate([
-                np.asarray(t, np.float64).ravel()
-                for t, leaf in zip(jax.jvp(function, chosen, tuple(given))[1], call.outputs,
-                                   strict=True)
-                if leaf.differentiable
-            ])
+            np.concatenate(
+                [
+                    np.asarray(t, np.float64).ravel()
+                    for t, leaf in zip(
+                        jax.jvp(function, chosen, tuple(given))[1], call.outputs, strict=True
+                    )
+                    if leaf.differentiable
+                ]
+            )
             for given in (a, b, [2 * x - y for x, y in zip(a, b, strict=True)])
-        ]  # fmt: skip
+        ]
     except Exception:
+        # what it raises here it has raised before, and that is reported
         return False
     size = np.abs(made[0]) + np.abs(made[1])
     return bool((np.abs(2 * made[0] - made[1] - made[2]) > 1e-3 * (size + size.max())).any())
@@ -265,10 +289,12 @@ def _primal_problems(call: Call, rule: Rule, oracle: Oracle) -> list[Problem]:
         if not leaf.differentiable:
             continue
         x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        off = _values_differ(x, y, 1e3 * float(jnp.finfo(leaf.dtype).eps))
+        off = _values_differ(x, y, VALUE_ROUNDINGS * float(jnp.finfo(leaf.dtype).eps))
         if (off & np.isfinite(x) & np.isfinite(y)).any():
             with np.errstate(invalid="ignore"):
-                off &= ~(np.abs(x - y) <= VALUE_NOISE * _value_noise(call, k).reshape(y.shape))
+                off &= ~(
+                    np.abs(x - y) <= VALUE_NOISE * _value_noise(call, k, oracle).reshape(y.shape)
+                )
         if (off & ~np.isfinite(y)).any():
             # what overflows in the inputs' own precision is judged where it does not
             off &= np.isfinite(y) | ~_agree_in_double(rule, oracle, k).reshape(y.shape)
@@ -292,7 +318,7 @@ def _values_differ(x: Array, y: Array, share: float) -> Array:
     return np.asarray(~(close | (x == y) | (np.isnan(x) & np.isnan(y))))
 
 
-def _value_noise(call: Call, output: int) -> Array:
+def _value_noise(call: Call, output: int, oracle: Oracle) -> Array:
     """How far one rounding of every operation moves an output, to first order."""
     values = [leaf.value for leaf in call.inputs]
     floats = floats_of(call, values)
@@ -307,8 +333,11 @@ def _value_noise(call: Call, output: int) -> Array:
             [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in floats],
         )
         made = [rounding_slopes(traced, floats, (), eps, tiny, r) for r in drawn()]
-    except Exception:
-        # JAX cannot differentiate the function: nothing is excused
+    except Exception as error:
+        oracle.gives_up(
+            "what rounding moves the function's value by cannot be measured, and excuses nothing",
+            error,
+        )
         return np.zeros(call.outputs[output].size)
     return largest(made)[places.index(output)]
 
@@ -320,9 +349,13 @@ def _agree_in_double(rule: Rule, oracle: Oracle, output: int) -> Array:
             primal = rule.bound(rule.call.with_values(oracle.wide)).primal
             assert primal is not None
             x = np.asarray(jax.tree.leaves(primal())[output], np.float64)
-        except Exception:
-            # no double precision: what was seen stands
+        except Exception as error:
+            oracle.gives_up(
+                "the rule's forward pass could not be evaluated in float64; what it returned in "
+                "the inputs' own precision stands",
+                error,
+            )
             return np.zeros(oracle.narrow_outputs[output].shape, bool)
     y = np.asarray(oracle.outputs[output], np.float64)
     finite = np.isfinite(x) & np.isfinite(y)
-    return np.asarray(finite & ~_values_differ(x, y, 1e-5))
+    return np.asarray(finite & ~_values_differ(x, y, VALUE_SHARE))

@@ -5,13 +5,9 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from numpy.typing import NDArray
-
 from jacobians.check.diagnose import Diagnosis
 from jacobians.errors import WrongDerivativeError
 from jacobians.notation import show
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Problem:
     inputs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class BlockCheck:
     """The comparison of one block.
 
@@ -103,7 +99,7 @@ class BlockCheck:
         return self.verdict != "wrong"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class VJPCheck:
     """The verdict on a hand-written derivative. True when it is right.
 

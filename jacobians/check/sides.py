@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians import program
+from jacobians.check.arrays import Array, Integers
 from jacobians.check.implied import (
     CHUNK,
     implied_jacobian,
@@ -32,10 +32,6 @@ from jacobians.derive.derive import derive
 from jacobians.program import dense
 from jacobians.program.call import Call, output_templates, rebuilt
 
-Array = NDArray[Any]
-Integers = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
 # up to this many entries the matrix is compared whole; beyond, by its pattern if that is smaller
 WHOLE = 1 << 18
 MAX_WHOLE = 1 << 26
@@ -46,7 +42,7 @@ SEEDS = 4
 LOUD = 16.0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Sides:
     """How both sides are evaluated on the listed entries.
 
@@ -60,6 +56,7 @@ class Sides:
             by a seed.
         sloping: the slope of the same to first order.
         compressed: whether the entries are those of a proved pattern.
+        gives_up: told what is given up, and why.
         derivative: JAX's derivative of the program in the inputs' own precision.
     """
 
@@ -71,6 +68,7 @@ class Sides:
     rounded: Callable[[Sequence[Any], float, int], Array]
     sloping: Callable[[Sequence[Any], float, float, Array], Array]
     compressed: bool
+    gives_up: Callable[[str, Exception], None]
     derivative: Callable[[], Array] | None = None
 
     @cached_property
@@ -80,8 +78,12 @@ class Sides:
             return None
         try:
             return self.derivative()
-        except Exception:
-            # what float64 says stands
+        except Exception as error:
+            self.gives_up(
+                "JAX's derivative in the inputs' own precision cannot be had; what float64 says "
+                "stands",
+                error,
+            )
             return None
 
     def column_colours(self, leaf: int) -> Integers | None:
@@ -113,12 +115,18 @@ class Sides:
             try:
                 exact = np.nan_to_num(self.mine(wide))
                 made = [self.rounded(wide, eps, seed) - exact for seed in range(SEEDS)]
-            except Exception:
+            except Exception as error:
                 made = []
+                self.gives_up("rounding of the rule is imitated in its own precision", error)
         if not made:
-            # tied to its own precision: larger errors than those of rounding, scaled back
-            base = self.mine(values)
-            made = [(self.rounded(values, LOUD * eps, seed) - base) / LOUD for seed in range(SEEDS)]
+            try:
+                # larger errors than those of rounding, scaled back
+                base = self.mine(values)
+                larger = [self.rounded(values, LOUD * eps, seed) for seed in range(SEEDS)]
+            except Exception as error:
+                self.gives_up("rounding of the rule cannot be imitated, and excuses nothing", error)
+                return np.zeros(len(self.rows))
+            made = [(moved - base) / LOUD for moved in larger]
         return np.asarray(np.max(np.abs(np.nan_to_num(made)), axis=0))
 
     def rule_noise(self, eps: float, tiny: float, own: bool = False) -> Array:
@@ -138,8 +146,13 @@ class Sides:
                 try:
                     with jax.enable_x64(double):
                         seeds = [[self.sloping(values, eps, tiny, r)] for r in drawn()]
-                except Exception:
-                    # not in this precision: the other, or nothing is excused
+                except Exception as error:
+                    if not double:
+                        self.gives_up(
+                            "what rounding moves the rule by cannot be measured, and excuses "
+                            "nothing",
+                            error,
+                        )
                     continue
                 self._rule_noise[eps, tiny, own] = largest(seeds)[0]
                 break
@@ -150,7 +163,9 @@ class Sides:
         return {}
 
 
-def _backward(sides: Sides, oracle: Oracle, m: int, n: int, double: bool = True) -> Array | None:
+def by_reverse_mode(
+    sides: Sides, oracle: Oracle, m: int, n: int, double: bool = True
+) -> Array | None:
     """The listed entries by JAX's reverse mode of the program; None where it has none.
 
     In double precision, or in the inputs' own.
@@ -175,51 +190,52 @@ def _backward(sides: Sides, oracle: Oracle, m: int, n: int, double: bool = True)
     return np.concatenate(parts)[:m].ravel() if parts else np.zeros(m * n)
 
 
-def _sides(
+def both_sides(
     call: Call, rule: Rule, oracle: Oracle, m: int, n: int, notes: list[str]
 ) -> Sides | None:
-    places = _pattern(call, rule) if m * n > WHOLE and not oracle.hidden_rules else None
+    """Both sides on every entry, or of a large matrix on those of its pattern; None if neither."""
+    places = _pattern(call, rule, oracle) if m * n > WHOLE and not oracle.hidden_rules else None
     if places is not None and not _has_reverse(oracle):
         places = None
     if places is None and m * n > MAX_WHOLE:
         return None
     if places is not None:
-        rows, columns, colours = places
         notes.append(
-            f"compared without loss by {int(np.max(colours, initial=0)) + 1} VJP(s) of each side: "
-            f"{len(rows)} of {m * n} entries can be nonzero, the others are proved zero"
+            f"compared without loss by {int(np.max(places[2], initial=0)) + 1} VJP(s) of each "
+            f"side: {len(places[0])} of {m * n} entries can be nonzero, the others are proved zero"
         )
-        truth, rule_says, noisy_rule, slope, own = _compressed(call, rule, oracle, places)
-        return Sides(call, rows, columns, truth, rule_says, noisy_rule, slope, True, own)
+        return _compressed(call, rule, oracle, places)
     notes.append("every entry compared")
+    return _whole(call, rule, oracle, m, n)
+
+
+def _whole(call: Call, rule: Rule, oracle: Oracle, m: int, n: int) -> Sides:
+    """Both sides on every entry."""
     rows, columns = np.divmod(np.arange(m * n, dtype=np.int64), max(n, 1))
 
-    def whole(values: Sequence[Any] | None) -> tuple[Array, Array | None]:
-        made = oracle.whole(values)
-        return made.matrix.ravel(), None if made.bar is None else made.bar.ravel()
+    def truth(values: Sequence[Any] | None) -> tuple[Array, Array | None]:
+        found = oracle.whole(values)
+        return found.matrix.ravel(), None if found.bar is None else found.bar.ravel()
 
-    def plain(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
+    def pull(values: Sequence[Any], cotangents: Sequence[Any]) -> tuple[Any, ...]:
         return pulled(call, rule, values, cotangents)
 
-    implied = implied_jacobian(call, plain, m, n)
-
-    noisy = implied_jacobian(call, rounding(call, rule), m, n)
-
-    def rounded(values: Sequence[Any], size: float, seed: int) -> Array:
-        return noisy(values, size, seed).ravel()
-
-    slopes = implied_jacobian(call, rounding_to_first_order(call, rule), m, n)
-
-    def sloping(values: Sequence[Any], eps: float, tiny: float, numbers: Array) -> Array:
-        return slopes(values, eps, tiny, numbers).ravel()
-
-    def mine(values: Sequence[Any]) -> Array:
-        return implied(values).ravel()
-
+    implied = implied_jacobian(call, pull, m, n, oracle.gives_up)
+    noisy = implied_jacobian(call, rounding(call, rule), m, n, oracle.gives_up)
+    sloping = rounding_to_first_order(call, rule)
+    slopes = implied_jacobian(call, sloping, m, n, oracle.gives_up)
     return Sides(
-        call, rows, columns, whole, mine, rounded, sloping, False,
-        lambda: oracle.narrow_whole.ravel(),
-    )  # fmt: skip
+        call=call,
+        rows=rows,
+        columns=columns,
+        truth=truth,
+        mine=lambda values: implied(values).ravel(),
+        rounded=lambda values, size, seed: noisy(values, size, seed).ravel(),
+        sloping=lambda values, eps, tiny, numbers: slopes(values, eps, tiny, numbers).ravel(),
+        compressed=False,
+        gives_up=oracle.gives_up,
+        derivative=lambda: oracle.narrow_whole.ravel(),
+    )
 
 
 def _has_reverse(oracle: Oracle) -> bool:
@@ -229,14 +245,15 @@ def _has_reverse(oracle: Oracle) -> bool:
         chosen = [jnp.asarray(oracle.wide[k]) for k in call.selected]
         try:
             jax.eval_shape(lambda *v: jax.vjp(oracle.plain, *v)[1](oracle.plain(*v)), *chosen)
-        except Exception:
+        except Exception as error:
+            oracle.gives_up("JAX cannot differentiate the function in reverse mode", error)
             return False
     return True
 
 
 def _compressed(
     call: Call, rule: Rule, oracle: Oracle, places: tuple[Integers, Integers, Integers]
-) -> tuple[Callable[..., Any], ...]:
+) -> Sides:
     """Both sides on the entries of the pattern, rows of one colour together."""
     rows, columns, colours = places
     masks = [colours == c for c in range(int(np.max(colours, initial=0)) + 1)]
@@ -279,10 +296,21 @@ def _compressed(
         )
         return by_vjp(lambda c: pull(tuple(c)), primal)
 
-    return truth, mine, rounded, sloping, own
+    return Sides(
+        call=call,
+        rows=rows,
+        columns=columns,
+        truth=truth,
+        mine=mine,
+        rounded=rounded,
+        sloping=sloping,
+        compressed=True,
+        gives_up=oracle.gives_up,
+        derivative=own,
+    )
 
 
-def _pattern(call: Call, rule: Rule) -> tuple[Integers, Integers, Integers] | None:
+def _pattern(call: Call, rule: Rule, oracle: Oracle) -> tuple[Integers, Integers, Integers] | None:
     """Rows and columns that can be nonzero on either side, and a colour for every row.
 
     None when it cannot be proved or is not sparse enough to be worth it.
@@ -294,16 +322,19 @@ def _pattern(call: Call, rule: Rule) -> tuple[Integers, Integers, Integers] | No
         templates = [call.outputs[k] for k in outputs]
         inner = program.trace(
             lambda *given: pulled(
-                call, rule, rebuilt(call, [x.value for x in call.inputs], given[: len(floats)]),
+                call,
+                rule,
+                rebuilt(call, [x.value for x in call.inputs], given[: len(floats)]),
                 given[len(floats) :],
             ),
             [
                 *(jax.ShapeDtypeStruct(call.inputs[k].shape, call.inputs[k].dtype) for k in floats),
                 *(jax.ShapeDtypeStruct(t.shape, t.dtype) for t in templates),
             ],
-        )  # fmt: skip
+        )
         rules = derive(inner, [False] * len(floats) + [True] * len(templates))
-    except Exception:
+    except Exception as error:
+        oracle.gives_up("the pattern of the Jacobian could not be proved", error)
         return None
     keys = []
     m = sum(t.size for t in templates)

@@ -19,13 +19,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jacobians import program
+from jacobians.check.arrays import Array, Integers
 from jacobians.program.strip import run
-
-Array = NDArray[Any]
-Integers = NDArray[np.int64]
 
 # the relative move of the fallback for programs that JAX cannot differentiate twice
 SIZE = 2.0**-10
@@ -37,8 +34,16 @@ STRIDE = 1009
 # a sum of so many terms is rounded no worse than what its terms are moved by
 SHORT = 64
 # operations that add up entries, by the beginning of their names
-SUMS = ("reduce_sum", "reduce_window_sum", "dot_general", "conv", "cum", "scatter-add",
-        "scatter_add", "fft")  # fmt: skip
+SUMS = (
+    "reduce_sum",
+    "reduce_window_sum",
+    "dot_general",
+    "conv",
+    "cum",
+    "scatter-add",
+    "scatter_add",
+    "fft",
+)
 
 
 @dataclass(eq=False)
@@ -48,10 +53,12 @@ class Terms:
     Attributes:
         plain: the function, of arrays to a tuple of arrays.
         values: where, in double precision.
+        refused: what JAX raised where it could not differentiate the function twice.
     """
 
     plain: Callable[..., Any]
     values: Sequence[Any]
+    refused: Exception | None = None
 
     def noise(
         self, position: int, columns: Integers, eps: float = DOUBLE, tiny: float = 0.0
@@ -70,7 +77,8 @@ class Terms:
         tangents = self._tangents(position, columns)
         try:
             seeds = [self._slopes(self._chosen, tangents, eps, tiny, r) for r in drawn()]
-        except Exception:
+        except Exception as error:
+            self.refused = error
             # no second derivative: tangents alone are moved, in which the program is linear
             still = self._along(tangents, 0.0, drawn()[0])
             seeds = [

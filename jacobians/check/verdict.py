@@ -13,10 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from jacobians.check.allowances import Precision
+from jacobians.check.arrays import Array, Bools
 from jacobians.check.compare import Compared
 from jacobians.check.entries import Comparison, Entries
 from jacobians.check.oracle import Oracle
-from jacobians.check.sides import Array, Bools
+from jacobians.check.trial import in_double, in_own
 from jacobians.program.call import Call
 
 
@@ -34,14 +36,18 @@ def verdicts(
     Returns:
         One comparison per block, in the precision that decided.
     """
-    firsts = _excused(made, [e.first(oracle, made.sides, rtol, atol) for e in made.blocks])
+    sides = made.sides
+    firsts = _excused(made, [in_double(e, oracle, sides, rtol, atol) for e in made.blocks])
     seconds: list[Comparison | None] = []
     for found, first in zip(made.blocks, firsts, strict=True):
         # what double precision has settled needs no second verdict on rounding
         settled = first is not None and (
-            first.wrong.any() or found.narrow_eps > 1e-4 or rtol is not None or atol is not None
+            first.wrong.any()
+            or Precision(found.narrow_eps).is_coarse
+            or rtol is not None
+            or atol is not None
         )
-        seconds.append(None if settled else found.second(oracle, made.sides, rtol, atol, first))
+        seconds.append(None if settled else in_own(found, oracle, sides, rtol, atol, first))
     seconds = _excused(made, seconds, narrow=True)
     result = []
     for first, second in zip(firsts, seconds, strict=True):
@@ -100,7 +106,7 @@ def nonfinite(call: Call, made: Compared, results: Sequence[Comparison]) -> list
     """A sentence on entries that are NaN or infinite where the derivative is finite."""
     lost = _columns((e, e.lost) for e in made.blocks)
     for narrow in (False, True):
-        count, first = 0, ""
+        count, value, first = 0, 0.0, ""
         for found, result in zip(made.blocks, results, strict=True):
             values: Array | None = found.narrow if narrow else found.wide
             if values is None:
@@ -112,14 +118,14 @@ def nonfinite(call: Call, made: Compared, results: Sequence[Comparison]) -> list
             bad = np.flatnonzero(~np.isfinite(values) & np.isfinite(found.expected) & ~fine)
             count += len(bad)
             if len(bad) and not first:
-                first = _at(call, found, int(bad[0]), float(values[bad[0]]))
+                position = int(bad[0])
+                value, first = float(values[position]), _input_entry(call, found, position)
         if count:
             where = "the inputs' own precision" if narrow else "float64"
-            value, _, at = first.partition("|")
             return [
                 f"in {where} the rule gives {value} for {count} "
                 f"{'entry' if count == 1 else 'entries'} where the derivative is finite, first "
-                f"with respect to {at}"
+                f"with respect to {first}"
             ]
     return []
 
@@ -148,9 +154,10 @@ def note_by_own(made: Compared, results: Sequence[Comparison], notes: list[str])
         )
 
 
-def _at(call: Call, found: Entries, position: int, value: float) -> str:
+def _input_entry(call: Call, found: Entries, position: int) -> str:
+    """The input entry of a listed one, with its value: 'x[0, 3] = 1.5'."""
     leaf = call.inputs[found.input]
     column = int(found.columns[position])
     index = [int(v) for v in np.unravel_index(column, leaf.shape)] if leaf.shape else []
     given = float(np.asarray(leaf.value).reshape(-1)[column])
-    return f"{value}|{leaf.name}{index if index else ''} = {given:.6g}"
+    return f"{leaf.name}{index if index else ''} = {given:.6g}"

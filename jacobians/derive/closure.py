@@ -46,9 +46,9 @@ def closure(step: Matrix, shapes: Shapes) -> Matrix:
             listed = _listed_closure(step, shapes)
             if listed is not None:
                 return listed
-        new = _sum_matrices(base, matrix_product(step, star))
+        new = sum_of_matrices(base, matrix_product(step, star))
         if round_number >= EXACT_ROUNDS:
-            joint = _sum_matrices(new, star)
+            joint = sum_of_matrices(new, star)
             new = {
                 (i, j): terms
                 if _equal(terms, star.get((i, j), ()))
@@ -110,7 +110,8 @@ def matrix_product(a: Matrix, b: Matrix) -> Matrix:
     return {place: union(terms) for place, terms in result.items() if terms}
 
 
-def _sum_matrices(a: Matrix, b: Matrix) -> Matrix:
+def sum_of_matrices(a: Matrix, b: Matrix) -> Matrix:
+    """The sum of two block matrices."""
     return {p: add_all((a.get(p, ()), b.get(p, ()))) for p in a.keys() | b.keys()}
 
 
@@ -118,7 +119,8 @@ def _equal(a: Terms, b: Terms) -> bool:
     return {key(t)[0] for t in a} == {key(t)[0] for t in b}
 
 
-def _same_pattern(a: Terms, b: Terms) -> bool:
+def same_pattern(a: Terms, b: Terms) -> bool:
+    """Whether every term of either sum lies within one of the other."""
     return all(any(contains(w, n) for w in b) for n in a) and all(
         any(contains(w, n) for w in a) for n in b
     )

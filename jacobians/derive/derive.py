@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jacobians.derive.algebra.block import Terms
-from jacobians.derive.loops import INSIDE
+from jacobians import program
+from jacobians.derive.algebra.block import Terms, identity
+from jacobians.derive.inside.handlers import INSIDE
 from jacobians.derive.tape import Tape
-from jacobians.derive.walk import Walk, _walked, add_undefined, without_empty
+from jacobians.derive.undefined import add_undefined, without_empty
+from jacobians.derive.walk import Walk
 from jacobians.program.view import Program
 
 
@@ -59,3 +61,21 @@ def derive(
     return Derivation(
         walk.tape, tuple(inputs), tuple(outputs), blocks, tuple(walk.notes), tuple(walk.custom)
     )
+
+
+def _walked(
+    walk: Walk, inner: Program, differentiable: Sequence[bool] | None, names: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Walks a program from fresh inputs; the tape numbers of its inputs and of its outputs."""
+    inputs = []
+    for position, variable in enumerate(inner.inputs):
+        shape, dtype = program.shape_of(variable), program.dtype_of(variable)
+        number = walk.input(shape, dtype)
+        walk.tape.finite.add(number)
+        inputs.append(number)
+        if position < len(names):
+            walk.tape.names[number] = names[position]
+        chosen = differentiable is None or differentiable[position]
+        if chosen and walk.has_derivative(number):
+            walk.blocks[number] = {number: (identity(shape),)}
+    return inputs, walk.run(inner, inputs)

@@ -21,6 +21,7 @@ from jacobians.derive.algebra.coefficient import Coefficient, Factor, Product
 from jacobians.derive.algebra.syntax import Call, Comparison, Indicator, Slot, Words
 from jacobians.derive.algebra.term import Term
 from jacobians.derive.tape import Function, Node, Tape
+from jacobians.program.primitives import Does, does
 
 Shape = tuple[int, ...]
 Index = tuple[Affine, ...]
@@ -205,6 +206,10 @@ def number_coefficient(x: float, rounded: bool = False) -> Coefficient:
     return coefficients.ONE if x == 1.0 and not rounded else Coefficient((Product(x, (), rounded),))
 
 
+# operations whose results are their operands, digit by digit
+PASSED_ON = Does.SAME_VALUE | Does.MOVES
+
+
 def resolve(tape: Tape, number: int, index: Index) -> tuple[int, Index]:
     """Follows a value back through operations that only move it, for plainer formulas.
 
@@ -245,7 +250,7 @@ def resolve(tape: Tape, number: int, index: Index) -> tuple[int, Index]:
                 return number, index
             kept = iter(index[d] for d in wide)
             index = tuple(ZERO if n == 1 else next(kept) for n in shape)
-        elif op in ("copy", "copy_p", "stop_gradient", "name", "optimization_barrier"):
+        elif does(op, PASSED_ON):
             source = value.node.inputs[value.node.outputs.index(number)]
         elif op == "select_n" and (chosen := _known_choice(tape, value.node)) is not None:
             source = chosen
@@ -277,6 +282,7 @@ def product_of(*parts: Coefficient) -> Coefficient:
 def _derivative_array(
     equation: Any, operand: int, output: int, by_output: bool
 ) -> Callable[..., Any]:
+    """A function of the operands that gives the local derivative by one: y'(x) of each entry."""
     call = program.as_function(equation)
 
     def compute(*values: Any) -> Any:

@@ -5,8 +5,8 @@ on the way. A value is an input, a constant, the result of an operation, or a fu
 values that only derivatives need (`1[x > 0]`, `1 / s`). Nothing is computed until asked for.
 
 A value that no input changes is known, up to rounding: `known` gives its digits as they are here,
-for numbers; what decides zeros, masks and indices is `certain`, `exact` or `certainly`, which
-count only what a compiler cannot round otherwise (`derive.facts.rounding`).
+for numbers; what decides zeros, masks and indices is `certain` or `exact`, which count only what a
+compiler cannot round otherwise (`derive.facts.rounding`).
 """
 
 import copy
@@ -20,7 +20,8 @@ import numpy as np
 
 from jacobians import program
 from jacobians.derive.algebra.syntax import Expression
-from jacobians.derive.facts.rounding import Radius, exact_constant, radii
+from jacobians.derive.facts.radius import Radius, exact_constant
+from jacobians.derive.facts.rounding import radii
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -64,7 +65,6 @@ class Value:
         radius: for constants, how far it may lie from what a compiled program has in its place;
             None for as it is.
         function: the function, its printed form and its operands, for functions.
-        name: the name that the user gave it, if any.
     """
 
     shape: tuple[int, ...]
@@ -76,7 +76,6 @@ class Value:
     radius: Radius = None
     function: "Function | None" = None
     operands: tuple[int, ...] = ()
-    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,7 @@ class Tape:
     """
 
     def __init__(self) -> None:
+        """An empty tape."""
         self.values: list[Value] = []
         self.nodes: list[Node] = []
         self.names: dict[int, str] = {}
@@ -161,7 +161,7 @@ class Tape:
         """The array that a value always is, up to rounding, or None.
 
         None where it depends on inputs, is too large, or cannot be computed here. For numbers
-        only: what decides whether entries are there asks `certain`, `exact` or `certainly`.
+        only: what decides whether entries are there asks `certain` or `exact`.
         """
         held = self._constant(number)
         return held if isinstance(held, np.ndarray) else None
@@ -169,7 +169,7 @@ class Tape:
     def radius(self, number: int) -> Radius:
         """How far `known` may lie from what a compiled program computes; None for nowhere."""
         if number not in self._radius:
-            self._find(number, self._radius, self._compute_radius)
+            find_in_order(number, self._radius, self._operands_of_constant, self._compute_radius)
         return self._radius[number]
 
     def exact(self, number: int) -> Mask | None:
@@ -185,31 +185,11 @@ class Tape:
         known = self.known(number)
         return known if known is not None and self.radius(number) is None else None
 
-    def certainly(self, number: int, target: float) -> Mask | None:
-        """Where a known value certainly equals a number; None if unknown."""
-        known, exact = self.known(number), self.exact(number)
-        if known is None or exact is None:
-            return None
-        return np.asarray((known == target) & exact)
-
     def _constant(self, number: int) -> Any:
         """The value that no input changes, or None."""
         if number not in self._held:
-            self._find(number, self._held, self._compute_known)
+            find_in_order(number, self._held, self._operands_of_constant, self._compute_known)
         return self._held[number]
-
-    def _find(self, number: int, found: dict[int, Any], compute: Callable[[int], Any]) -> None:
-        """Computes an entry of a table after those of its operands, however long their chain."""
-        stack = [number]
-        while stack:
-            top = stack[-1]
-            missing = [k for k in self._operands_of_constant(top) if k not in found]
-            if missing and top not in found:
-                stack.extend(missing)
-                continue
-            stack.pop()
-            if top not in found:
-                found[top] = compute(top)
 
     def _operands_of_constant(self, number: int) -> tuple[int, ...]:
         value = self.values[number]
@@ -218,35 +198,37 @@ class Tape:
             return ()
         return value.node.inputs
 
-    def _compute_known(self, number: int) -> Any:
+    def _compute_known(self, number: int) -> None:
+        """Notes the value that no input changes, or None, when those of its operands are noted."""
         value = self.values[number]
-        if value.depends or int(np.prod(value.shape, dtype=np.float64)) > MAX_KNOWN:
-            return None
-        if value.source == "constant":
-            return _as_array(value.constant)
-        if value.source != "result" or value.node is None:
-            return None
-        operands = [self._held[k] for k in value.node.inputs]
-        if any(a is None for a in operands):
-            return None
-        results = _results(value.node, operands, value.dtype)
-        if results is None:
-            return None
-        self._held.update(zip(value.node.outputs, results, strict=True))
-        return self._held[number]
+        large = int(np.prod(value.shape, dtype=np.float64)) > MAX_KNOWN
+        held, results = None, None
+        if not value.depends and not large and value.source == "constant":
+            held = _as_array(value.constant)
+        elif not value.depends and not large and value.node is not None:
+            operands = [self._held[k] for k in value.node.inputs]
+            computable = not any(a is None for a in operands)
+            results = _results(value.node, operands, value.dtype) if computable else None
+        if value.node is not None and results is not None:
+            self._held.update(zip(value.node.outputs, results, strict=True))
+        else:
+            self._held[number] = held
 
-    def _compute_radius(self, number: int) -> Radius:
+    def _compute_radius(self, number: int) -> None:
+        """Notes the radius of a value that no input changes, by those of its operands."""
         value = self.values[number]
         held = self._constant(number)
         if held is None or value.node is None:
-            exact = held is None or value.radius is not None or not isinstance(held, np.ndarray)
-            return value.radius if exact else exact_constant(held)
+            stated = held is None or value.radius is not None or not isinstance(held, np.ndarray)
+            self._radius[number] = value.radius if stated else exact_constant(held)
+            return
         node = value.node
         operands = [self._constant(k) for k in node.inputs]
         given = [self._radius[k] for k in node.inputs]
         results = [self._constant(k) for k in node.outputs]
         if any(r is None for r in results) or _computes_inside(node):
-            return np.full(value.shape, np.inf)
+            self._radius[number] = np.full(value.shape, np.inf)
+            return
 
         def moved(arrays: Sequence[Any]) -> Sequence[Any]:
             again = _results(node, arrays, np.float32)
@@ -255,10 +237,34 @@ class Tape:
             return again
 
         params = program.parameters(node.equation)
-        self._radius.update(
-            zip(node.outputs, radii(node.op, params, operands, given, results, moved), strict=True)
-        )
-        return self._radius[number]
+        found = radii(node.op, params, operands, given, results, moved)
+        self._radius.update(zip(node.outputs, found, strict=True))
+
+
+def find_in_order(
+    number: int,
+    found: Mapping[int, Any],
+    operands: Callable[[int], Sequence[int]],
+    find: Callable[[int], None],
+) -> None:
+    """Finds an entry of a table after those of its operands, however long their chain.
+
+    Args:
+        number: the value.
+        found: the table.
+        operands: the values whose entries one is found from.
+        find: puts an entry, or those of all results of an operation, into the table.
+    """
+    stack = [number]
+    while stack:
+        top = stack[-1]
+        missing = [] if top in found else [k for k in operands(top) if k not in found]
+        if missing:
+            stack.extend(missing)
+            continue
+        stack.pop()
+        if top not in found:
+            find(top)
 
 
 def _results(node: Node, operands: Sequence[Any], dtype: Any) -> list[Any] | None:
@@ -271,7 +277,7 @@ def _results(node: Node, operands: Sequence[Any], dtype: Any) -> list[Any] | Non
     try:
         with program.outside_any_trace(program.has_double(node.equation)):
             return [_as_array(r) for r in program.evaluate(node.equation, operands)]
-    except Exception:
+    except program.REFUSALS:
         # a constant that cannot be computed here is an unknown one: wide, never wrong
         return None
 
@@ -302,6 +308,7 @@ def trace_tape(tape: Tape, inputs: dict[int, Any], wanted: Sequence[int]) -> dic
     made: dict[int, Any] = dict(inputs)
 
     def get(number: int) -> Any:
+        """The value of a number, after those of its operands."""
         stack = [number]
         while stack:
             top = stack[-1]

@@ -3,7 +3,7 @@
 A loop over the equations and a table of rules. For every intermediate array the walk holds, per
 input, its derivative as a sum of terms (`algebra.block`); a rule gives the local terms of one
 operation, composition and union do the rest. Calls are entered, short loops unrolled, and long
-ones closed by a fixpoint over relations (`derive.loops`).
+ones closed by a fixpoint over relations (`derive.inside`).
 
     >>> derivation = derive(program)
     >>> derivation.blocks[0, 1]        # the terms of ∂output 0 / ∂input 1
@@ -19,33 +19,28 @@ import numpy as np
 
 from jacobians import program
 from jacobians.derive.algebra import coefficient as coefficients
-from jacobians.derive.algebra import entries
 from jacobians.derive.algebra.affine import ZERO
 from jacobians.derive.algebra.block import Terms, compose_all, identity, limited, union, wide
-from jacobians.derive.algebra.normal import compose, normal, pattern_only
-from jacobians.derive.algebra.points import grid_size, points
+from jacobians.derive.algebra.normal import compose, normal
 from jacobians.derive.algebra.term import Term
-from jacobians.derive.facts.certain import undefined, zeros
+from jacobians.derive.facts.certain import zeros
 from jacobians.derive.facts.fits import misfit
 from jacobians.derive.facts.masks import conditions, restrict
 from jacobians.derive.facts.paths import fair_paths, has_more_paths, without_paths
-from jacobians.derive.facts.rounding import Radius
+from jacobians.derive.facts.radius import Radius
 from jacobians.derive.operation import Local, Operation, restrict_index
-from jacobians.derive.rules import indexing, moving, reducing
-from jacobians.derive.rules.elementwise import ELEMENTWISE, NO_DERIVATIVE, SAME, derivative
+from jacobians.derive.rules import choosing, indexing, matrices, moving, reducing
+from jacobians.derive.rules.elementwise import derivative
 from jacobians.derive.tape import Node, Tape, Value
+from jacobians.program.primitives import Does, does
 from jacobians.program.view import Program, is_inexact
 
-RULES = {**moving.RULES, **reducing.RULES, **indexing.RULES}
-
+RULES = {**moving.RULES, **reducing.RULES, **indexing.RULES, **choosing.RULES, **matrices.RULES}
 Blocks = dict[int, Terms]
 Shape = tuple[int, ...]
 
-# operations that a call may add around the one it is named after
-WRAPPING = {"broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy"}
 # how many of the last operations are looked at to tell whether a call is more than one
 LONG_CALL = 12
-
 
 # an equation walked by entering its programs; None where they cannot be entered
 Handler = Callable[["Walk", Any, list[int]], list[int] | None]
@@ -157,8 +152,8 @@ class Walk:
         """Names the result of a call after it, where the call is more than one operation."""
         name = name.lstrip("_")
         made_here = result >= first and self.tape.values[result].source == "result"
-        several = sum(node.op not in WRAPPING for node in self.tape.nodes[-LONG_CALL:]
-                      if node.outputs and node.outputs[0] >= first) > 1  # fmt: skip
+        last = (n for n in self.tape.nodes[-LONG_CALL:] if n.outputs and n.outputs[0] >= first)
+        several = sum(not does(node.op, Does.WRAPS) for node in last) > 1
         if made_here and several and name.isidentifier():
             self.tape.calls[result] = name, tuple(operands)
 
@@ -228,15 +223,15 @@ class Walk:
         op = node.op
         active = tuple(k for k, number in enumerate(node.inputs) if self.blocks.get(number))
         outputs = [k for k, number in enumerate(node.outputs) if self.has_derivative(number)]
-        if not active or not outputs or op in NO_DERIVATIVE:
+        if not active or not outputs or does(op, Does.NO_DERIVATIVE):
             return
         operation = Operation(node, self.tape, active, self.note)
-        if op in SAME:
+        if does(op, Does.ELEMENTWISE):
+            self.elementwise(operation)
+        elif does(op, Does.SAME_VALUE):
             for k in active:
                 if k in outputs:
                     self.blocks[node.outputs[k]] = self.blocks[node.inputs[k]]
-        elif op in ELEMENTWISE:
-            self.elementwise(operation)
         else:
             self.local(operation, outputs)
 
@@ -386,118 +381,11 @@ class Walk:
         return union(lighter)
 
 
-def add_undefined(
-    walk: Walk, outputs: Sequence[int], again: Callable[[Walk], Sequence[int]]
-) -> None:
-    """Takes back what was cut from results that have no derivative.
-
-    Where a program makes 0·∞ or ∞ − ∞ of its own constants, the derivative is NaN, and an entry
-    that a mask or a 0 has cut is not 0. There the pattern is what the operations read, uncut.
-
-    Args:
-        walk: a finished walk, whose blocks are completed.
-        outputs: tape numbers of the results.
-        again: makes the same walk from an empty one; the numbers of its results there.
-    """
-    masks = {k: undefined(walk.tape, k) for k in dict.fromkeys(outputs) if walk.has_derivative(k)}
-    masks = {k: mask for k, mask in masks.items() if mask is not None}
-    if not masks:
-        return
-    uncut = Walk(walk.inside, keep_rules=walk.keep_rules)
-    uncut.tape.cutting = False
-    uncut_numbers = dict(zip(outputs, again(uncut), strict=True))
-    sources = [k for k, found in walk.blocks.items() if k in found]
-    for number, mask in masks.items():
-        shape, blocks = walk.shape(number), dict(walk.blocks.get(number, {}))
-        flowing = uncut.blocks.get(uncut_numbers[number], {})
-        # where nothing flows and JAX still has NaN, as in exp(∞ − ∞) of what has been overwritten
-        untouched = mask & ~_reached_rows(flowing.values(), shape)
-        depends = walk.tape.values[number].depends
-        for source in sources:
-            had, in_shape = blocks.get(source, ()), walk.shape(source)
-            rows = [restricted(term, mask) for term in flowing.get(source, ())]
-            own = walk.tape.values[source].depends
-            if not own or own & depends:
-                rows.append(restricted(wide(shape, in_shape, (), depends), untouched))
-            both = limited(union([*had, *(t for t in rows if t is not None)]), shape, in_shape)
-            if not _same_entries(had, both, shape, in_shape):
-                blocks[source] = both
-                walk.note(UNDEFINED)
-        if blocks:
-            walk.blocks[number] = blocks
-
-
-def without_empty(terms: Terms) -> Terms:
-    """Terms but for those whose conditions no index vector meets, as far as listing tells."""
-    return tuple(t for t in terms if not _is_empty(t))
-
-
-def _is_empty(term: Term) -> bool:
-    if not term.guards and not term.zeros and len(term.bounds) < 2:
-        return False
-    plain = pattern_only(term)
-    return grid_size(plain) <= MAX_EMPTY and points(plain).count == 0
-
-
-# index vectors looked at to tell whether a term has any that meets its conditions
-MAX_EMPTY = 1 << 16
-
-UNDEFINED = (
-    "where the program makes an infinite derivative or NaN of its own constants (0·∞, ∞ − ∞), "
-    "nothing is proved to be zero by a mask"
-)
-# entries listed to tell whether two patterns are the same
-MAX_COMPARED = 1 << 20
-
-
-def restricted(term: Term, mask: Any) -> Term | None:
-    """A term where a known mask of the output is true; None where it is nowhere."""
-    extra = conditions(mask, term.out)
-    return None if extra is None else normal(restrict(term, extra))
-
-
-def _reached_rows(blocks: Iterable[Terms], shape: tuple[int, ...]) -> Any:
-    """Which entries of a result some term of its blocks reaches, none where that is too long."""
-    reached = np.zeros(prod(shape), bool)
-    for term in (pattern_only(t) for terms in blocks for t in terms):
-        if grid_size(term) <= MAX_COMPARED:
-            reached[points(term).flat(term.out, shape)] = True
-    return reached.reshape(shape)
-
-
-def _same_entries(
-    a: Terms, b: Terms, out_shape: tuple[int, ...], in_shape: tuple[int, ...]
-) -> bool:
-    """Whether two sums of terms have the same pattern; False where that takes too long to tell."""
-    listed = [entries.coordinates(terms, out_shape, in_shape, MAX_COMPARED) for terms in (a, b)]
-    if listed[0] is None or listed[1] is None:
-        return False
-    return all(np.array_equal(x, y) for x, y in zip(listed[0], listed[1], strict=True))
-
-
 def _every_case(operation: Operation) -> Iterator[Local]:
     """A select as what it reads: every case, entry by entry."""
     for k in operation.active:
         if k > 0:
             yield Local(0, k, identity(operation.out_shapes[0]))
-
-
-def _walked(
-    walk: Walk, inner: Program, differentiable: Sequence[bool] | None, names: Sequence[str]
-) -> tuple[list[int], list[int]]:
-    """Walks a program from fresh inputs; the tape numbers of its inputs and of its outputs."""
-    inputs = []
-    for position, variable in enumerate(inner.inputs):
-        shape, dtype = program.shape_of(variable), program.dtype_of(variable)
-        number = walk.input(shape, dtype)
-        walk.tape.finite.add(number)
-        inputs.append(number)
-        if position < len(names):
-            walk.tape.names[number] = names[position]
-        chosen = differentiable is None or differentiable[position]
-        if chosen and walk.has_derivative(number):
-            walk.blocks[number] = {number: (identity(shape),)}
-    return inputs, walk.run(inner, inputs)
 
 
 def _first(pair: tuple[str, Any]) -> str:

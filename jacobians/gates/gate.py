@@ -300,6 +300,7 @@ def _custom_vjp(
 
 
 def _check_dtype(gate: Gate, name: str, value: Any, integer: bool) -> None:
+    """Raises unless an input is an array of indices where it should be, and else of floats."""
     if not isinstance(value, (bool, int, float, complex, np.generic, np.ndarray, jax.Array)):
         raise ArgumentError(
             f"gate {gate.name!r}: {name} must be an array, got {value!r} "

@@ -28,7 +28,7 @@ from jacobians.derive.algebra.syntax import (
 from jacobians.graph.build import Step
 from jacobians.notation.expression import COMPARISONS, slice_ranges
 from jacobians.notation.numbers import ATOM, POINT
-from jacobians.notation.operation import CALLS, SHORT, SYMBOLS
+from jacobians.notation.operation import in_graph, on_sign
 from jacobians.notation.text import binds, bracketed, text_of
 
 MOST_SHOWN = 6
@@ -71,7 +71,7 @@ def _operation(
         case "dot_general":
             return _matrix_product(step, operands, shapes)
         case "reduce_sum" | "reduce_max" | "reduce_min":
-            return _reduction(SHORT[op], first, params["axes"], len(shapes[0]))
+            return _reduction(in_graph(op), first, params["axes"], len(shapes[0]))
         case "slice":
             return Sliced(first, slice_ranges(params, shapes[0]))
         case "transpose" if tuple(params["permutation"]) == (1, 0):
@@ -81,13 +81,13 @@ def _operation(
         case "max" | "min":
             # a constant first, as in max(0, h)
             operands = sorted(operands, key=lambda e: not _is_number(e))
-    return _function(CALLS.get(op) or SHORT.get(op, op), operands)
+    return _function(in_graph(op), operands)
 
 
 def symbol(step: Step) -> str:
     """The operation as a short sign or name: `×`, `exp`, `softmax`."""
     if step.kind == "operation":
-        return SYMBOLS.get(step.operation) or SHORT.get(step.operation, step.operation)
+        return on_sign(step.operation)
     return step.operation
 
 

@@ -36,7 +36,7 @@ from jacobians.derive.algebra.syntax import (
 from jacobians.derive.operation import resolve
 from jacobians.derive.tape import Node, Tape, Value
 from jacobians.notation.numbers import LINE
-from jacobians.notation.operation import CALLS
+from jacobians.notation.operation import in_formula
 from jacobians.notation.text import bracketed, text_of
 
 # names for intermediates that have none, in the order of use; no letter that is an index
@@ -193,7 +193,7 @@ class Names:
             return Call(node.op, operands, self._some((params["axis"],), node))
         if node.op in ("max", "min"):
             operands = tuple(sorted(operands, key=lambda e: e != Number(0)))
-        return Call(CALLS.get(node.op, node.op), operands)
+        return Call(in_formula(node.op), operands)
 
     def _arithmetic(self, node: Node, operands: tuple[Expression, ...]) -> Expression | None:
         """Sums, products, quotients and powers of operands; None for another operation."""

@@ -1,28 +1,82 @@
-"""What the operations of a program are called, in words and in symbols."""
+"""How the primitives of JAX are called: one table, for sentences, formulas and drawings.
 
-SHORT = {
-    "broadcast_in_dim": "broadcast", "reduce_sum": "Σ", "reduce_max": "max", "reduce_min": "min",
-    "select_n": "select", "dynamic_slice": "slice", "dot_general": "product",
-    "convert_element_type": "convert",
-    "conv_general_dilated": "convolution", "stop_gradient": "stop",
-}  # fmt: skip
-# what a small box shows, as the lecture draws it
-SYMBOLS = {"add": "+", "add_any": "+", "sub": "−", "mul": "×", "div": "÷", "neg": "×(−1)",
-           "dot_general": "·", "reduce_sum": "Σ", "integer_pow": "power"}  # fmt: skip
+What a primitive does is in `program.primitives`. One without a row is called by its own name.
 
-# operations by the name that a reader of the source line would use
-OPERATIONS = {
-    "reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min", "reduce_prod": "prod",
-    "dot_general": "matrix product", "div": "division", "mul": "product", "sub": "subtraction",
-    "add": "addition", "add_any": "addition", "integer_pow": "power", "pow": "power",
-    "broadcast_in_dim": "broadcast", "conv_general_dilated": "convolution",
-    "select_n": "where", "logistic": "sigmoid", "custom_linear_solve": "solve",
-    "triangular_solve": "triangular solve", "gather": "indexing", "dynamic_slice": "indexing",
-    "scatter-add": "scatter", "neg": "negation", "rem": "remainder", "clamp": "clip",
-}  # fmt: skip
+    >>> in_words("reduce_sum"), in_formula("logistic"), in_graph("select_n"), on_sign("mul")
+    ('sum', 'sigmoid', 'select', '×')
+"""
 
-CALLS = {
-    "exp": "exp", "log": "log", "sin": "sin", "cos": "cos", "tanh": "tanh", "logistic": "sigmoid",
-    "sqrt": "√", "abs": "abs", "max": "max", "min": "min", "rev": "flip", "clamp": "clip",
-    "concatenate": "concat", "argsort": "argsort", "and": "and", "or": "or", "not": "not",
-}  # fmt: skip
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Called:
+    """A row of the table; None where the primitive's own name serves.
+
+    Attributes:
+        words: the name that a reader of the source line would use, in a sentence.
+        formula: what stands before its operands in a formula.
+        graph: the same in a graph, where the formula's name is no better.
+        sign: what a small box of a graph shows, as the lecture draws it.
+    """
+
+    words: str | None = None
+    formula: str | None = None
+    graph: str | None = None
+    sign: str | None = None
+
+
+CALLED = {
+    "add": Called(words="addition", sign="+"),
+    "add_any": Called(words="addition", sign="+"),
+    "broadcast_in_dim": Called(words="broadcast", graph="broadcast"),
+    "clamp": Called(words="clip", formula="clip"),
+    "concatenate": Called(formula="concat"),
+    "conv_general_dilated": Called(words="convolution", graph="convolution"),
+    "convert_element_type": Called(graph="convert"),
+    "custom_linear_solve": Called(words="solve"),
+    "div": Called(words="division", sign="÷"),
+    "dot_general": Called(words="matrix product", graph="product", sign="·"),
+    "dynamic_slice": Called(words="indexing", graph="slice"),
+    "gather": Called(words="indexing"),
+    "integer_pow": Called(words="power", sign="power"),
+    "logistic": Called(words="sigmoid", formula="sigmoid"),
+    "mul": Called(words="product", sign="×"),
+    "neg": Called(words="negation", sign="×(−1)"),
+    "pow": Called(words="power"),
+    "reduce_max": Called(words="max", graph="max"),
+    "reduce_min": Called(words="min", graph="min"),
+    "reduce_prod": Called(words="prod"),
+    "reduce_sum": Called(words="sum", graph="Σ"),
+    "rem": Called(words="remainder"),
+    "rev": Called(formula="flip"),
+    "scatter-add": Called(words="scatter"),
+    "select_n": Called(words="where", graph="select"),
+    "sqrt": Called(formula="√"),
+    "stop_gradient": Called(graph="stop"),
+    "sub": Called(words="subtraction", sign="−"),
+    "triangular_solve": Called(words="triangular solve"),
+}
+_AS_IT_IS = Called()
+
+
+def in_words(op: str) -> str:
+    """What a primitive is called in a sentence."""
+    return CALLED.get(op, _AS_IT_IS).words or op
+
+
+def in_formula(op: str) -> str:
+    """What stands before the operands of a primitive in a formula."""
+    return CALLED.get(op, _AS_IT_IS).formula or op
+
+
+def in_graph(op: str) -> str:
+    """What stands before the operands of a primitive in a graph."""
+    called = CALLED.get(op, _AS_IT_IS)
+    return called.formula or called.graph or op
+
+
+def on_sign(op: str) -> str:
+    """What a small box of a graph shows for a primitive."""
+    called = CALLED.get(op, _AS_IT_IS)
+    return called.sign or called.graph or op

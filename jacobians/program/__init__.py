@@ -35,6 +35,7 @@ from jacobians.program.source import (
 from jacobians.program.view import (
     CUSTOM_RULES,
     LOOPS,
+    REFUSALS,
     Program,
     ScanParts,
     WhileParts,
@@ -77,6 +78,7 @@ __all__ = [
     "JAX_FOLDER",
     "LOOPS",
     "OWN_FOLDER",
+    "REFUSALS",
     "Definition",
     "Program",
     "ScanParts",

@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
+from jacobians.program.primitives import Does, does
 from jacobians.program.view import (
-    PLAIN_CALLS,
     Equation,
     Program,
     branches,
@@ -116,7 +116,7 @@ def run_entered(
     """Evaluates a program, operation by operation where `jax.jit` has been called inside."""
 
     def apply(equation: Equation, operands: list[Any]) -> list[Any]:
-        called = called_program(equation) if equation.primitive.name in PLAIN_CALLS else None
+        called = called_program(equation) if does(equation.primitive.name, Does.CALL) else None
         return evaluate(equation, operands) if called is None else run_entered(called, operands)
 
     return run(inner, values, apply, constants=constants)

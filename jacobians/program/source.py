@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 
+from jacobians.program.primitives import primitive
 from jacobians.program.view import (
     CUSTOM_RULES,
-    TRANSPARENT,
     Equation,
     Program,
     nested,
@@ -43,7 +43,7 @@ def definition(equation: Equation) -> Definition:
     JAX notes the function with every traced program, as text: `relu at model.py:12`. Of a function
     made by `jax.custom_gradient` it notes its own wrapper; the equations inside tell the function.
     """
-    inner = equation.params[TRANSPARENT[equation.primitive.name]]
+    inner = equation.params[str(primitive(equation.primitive.name).holds)]
     noted = _noted_function(inner)
     if noted is None:
         return Definition("a custom rule", None, None)

@@ -21,31 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jax_core
 
+from jacobians.program.primitives import Does, does, named, primitive
+
 Equation = Any
 Variable = Any
 Value = TypeVar("Value")
 
-# calls that only wrap a program: parameter that holds it
-TRANSPARENT = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "call": "call_jaxpr",
-    "eval_jaxpr": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "custom_vmap_call": "call",
-    "remat_opt": "fwd_jaxpr",
-}
-
-PLAIN_CALLS = {"jit", "pjit", "closed_call", "core_call", "call"}
-
-CUSTOM_RULES = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+CUSTOM_RULES = named(Does.CUSTOM_RULE)
+# what JAX raises of an operation that it cannot trace, differentiate or run here: a wrong type, a
+# wrong shape, no rule, no backend, and a name of a device axis that nothing binds
+REFUSALS = (TypeError, ValueError, NotImplementedError, RuntimeError, NameError)
 
 # operations that run programs inside them as often as their operands say
 LOOPS = ("scan", "while", "cond")
@@ -180,7 +165,7 @@ def dtype_of(atom: Any) -> Any:
 
 def called_program(equation: Equation) -> Program | None:
     """The program that an equation merely calls (jit, checkpoint, custom rules), else None."""
-    parameter = TRANSPARENT.get(equation.primitive.name)
+    parameter = primitive(equation.primitive.name).holds
     if parameter is None or parameter not in equation.params:
         return None
     return view(equation.params[parameter])
@@ -188,7 +173,7 @@ def called_program(equation: Equation) -> Program | None:
 
 def is_users_rule(equation: Equation) -> bool:
     """Whether an equation calls a function with a `custom_vjp`, which JAX itself hardly uses."""
-    return equation.primitive.name in CUSTOM_RULES - {"custom_jvp_call"}
+    return is_custom_rule(equation) and equation.primitive.name != "custom_jvp_call"
 
 
 def is_custom_rule(equation: Equation) -> bool:
@@ -290,7 +275,7 @@ def _operations_left(inner: Program, left: int) -> int:
         # the program inside a scatter says how to combine, and is not called
         if equation.primitive.name.startswith("scatter") or not inner_programs(equation):
             left -= 1
-        elif equation.primitive.name in PLAIN_CALLS and (called := called_program(equation)):
+        elif does(equation.primitive.name, Does.CALL) and (called := called_program(equation)):
             left = _operations_left(called, left)
         else:
             return -1
@@ -307,9 +292,10 @@ def operations_written(inner: Program) -> int:
         current = waiting.pop()
         count += len(current.equations)
         for equation in current.equations:
-            if equation.primitive.name not in PLAIN_CALLS:
+            row = primitive(equation.primitive.name)
+            if row.holds is None or Does.CALL not in row.what:
                 continue
-            called = equation.params.get(TRANSPARENT[equation.primitive.name])
+            called = equation.params.get(row.holds)
             if called is not None and id(called) not in entered:
                 entered.add(id(called))
                 waiting.append(view(called))

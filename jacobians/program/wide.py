@@ -20,10 +20,9 @@ import numpy as np
 
 from jacobians import program
 from jacobians.errors import JacobiansError
+from jacobians.program.primitives import Does, does
 from jacobians.program.view import Equation, Program
 
-# operations that look at the bits of a float or hand it to someone else, so that it must not change
-TIED = {"bitcast_convert_type", "nextafter", "pure_callback", "io_callback", "ffi_call"}
 # the update of these is a program of its own, written for one type
 SCATTERS: dict[str, Callable[..., Any]] = {
     "scatter-add": jax.lax.scatter_add,
@@ -171,7 +170,7 @@ def _evaluate(equation: Equation, values: list[Any]) -> list[Any]:
         kept = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
         return [SCATTERS[name](*values, **{key: params[key] for key in kept})]
     moves = any(_is_float(program.dtype_of(v)) for v in equation.invars)
-    if (name in TIED and moves) or program.inner_programs(equation):
+    if (does(name, Does.TIED) and moves) or program.inner_programs(equation):
         raise TiedToPrecisionError(f"the operation {name} is tied to its precision")
     wide = {key: np.dtype(np.float64) for key, value in params.items() if _is_float_type(value)}
     return program.evaluate(equation, values, wide)

@@ -22,9 +22,10 @@ import numpy as np
 from jacobians import program
 from jacobians.derive.algebra.block import Terms, identity, wide
 from jacobians.derive.algebra.term import flipped
-from jacobians.derive.loops import INSIDE
+from jacobians.derive.inside.handlers import INSIDE
 from jacobians.derive.tape import MAX_KNOWN, Tape
-from jacobians.derive.walk import Walk, add_undefined, without_empty
+from jacobians.derive.undefined import add_undefined, without_empty
+from jacobians.derive.walk import Walk
 from jacobians.errors import ArgumentError
 from jacobians.program.view import Program
 

@@ -16,37 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jacobians import program
+from jacobians.program.primitives import Does, does, primitive
 from jacobians.program.view import Program
 from jacobians.sparse.linear import is_concrete
 
 # what a value is: it does not move, it is 0 everywhere, or it is linear in the directions
 STILL, ZERO, MOVING = "still", "zero", "moving"
-
-# linear in all operands together
-SUMS = frozenset(
-    ["add", "add_any", "sub", "neg", "concatenate", "reshape", "broadcast_in_dim", "transpose",
-     "rev", "squeeze", "expand_dims", "reduce_sum", "cumsum", "slice", "copy", "copy_p", "real",
-     "imag", "complex", "fft", "reduce_window_sum", "pad", "name", "optimization_barrier",
-     "device_put", "sharding_constraint", "convert_element_type", "reduce_precision", "split",
-     "unstack", "stack", "conj"]
-)  # fmt: skip
-# linear in the operands at these positions, the others standing still
-PARTLY = {
-    "div": (0,),
-    "gather": (0,),
-    "dynamic_slice": (0,),
-    "dynamic_update_slice": (0, 1),
-    "scatter": (0, 2),
-    "scatter-add": (0, 2),
-    "scatter_add": (0, 2),
-    "scatter-mul": (0,),
-    "scatter_mul": (0,),
-    "select_and_scatter_add": (0,),
-    "select_and_gather_add": (0,),
-    "triangular_solve": (1,),
-    "tridiagonal_solve": (3,),
-}
-PRODUCTS = frozenset(["mul", "dot_general", "conv_general_dilated"])
 
 
 class _NotLinear(Exception):
@@ -108,13 +83,13 @@ def _equation(equation: Any, marks: list[str]) -> list[str]:
     if name == "select_n":
         _require(marks[0] != MOVING)
         return [_joined(marks[1:])]
-    if name in PRODUCTS:
+    if does(name, Does.PRODUCT):
         _require(marks.count(MOVING) == 1 and len(marks) == 2)
-    elif name in SUMS:
+    elif does(name, Does.LINEAR):
         _require(_joined(marks) == MOVING and _stays_inexact(equation))
-    elif name in PARTLY:
-        own = [marks[k] for k in PARTLY[name] if k < len(marks)]
-        rest = [mark for k, mark in enumerate(marks) if k not in PARTLY[name]]
+    elif positions := primitive(name).linear_in:
+        own = [marks[k] for k in positions if k < len(marks)]
+        rest = [mark for k, mark in enumerate(marks) if k not in positions]
         _require(_joined(own) == MOVING and MOVING not in rest)
     elif name == "custom_linear_solve":
         _, _, constants = program.linear_solve_parts(equation)
@@ -126,9 +101,9 @@ def _equation(equation: Any, marks: list[str]) -> list[str]:
 
 def _is_zero(name: str, marks: Sequence[str]) -> bool:
     """Whether an operation that no direction reaches gives 0 wherever its operands are finite."""
-    if name in PRODUCTS:
+    if does(name, Does.PRODUCT):
         return ZERO in marks
-    if name in SUMS:
+    if does(name, Does.LINEAR):
         return all(mark == ZERO for mark in marks)
     return (name == "div" and marks[0] == ZERO) or (
         name == "select_n" and all(mark == ZERO for mark in marks[1:])

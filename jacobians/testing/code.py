@@ -76,9 +76,12 @@ def check_code(
             lines.append(f"{name} = {source}")
         else:
             lines += textwrap.wrap(
-                f"{name} = {source}", WIDTH, subsequent_indent="    ", break_long_words=False,
+                f"{name} = {source}",
+                WIDTH,
+                subsequent_indent="    ",
+                break_long_words=False,
                 break_on_hyphens=False,
-            )  # fmt: skip
+            )
     if any("np.frombuffer" in line for line in lines):
         imports[-1:-1] = ["import base64", "import zlib", "import numpy as np"]
     given = ", ".join([function, *names])
@@ -116,6 +119,7 @@ def value_source(value: Any) -> str | None:
 
 
 def _array_source(value: Any) -> str | None:
+    """An array as an expression: its numbers, or its bytes where they are many; None of a key."""
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return None
     # as JAX takes it: without x64, float64 becomes float32

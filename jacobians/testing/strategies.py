@@ -103,13 +103,7 @@ def operands(
     parsed = parse_signature(signature)
     indexed = dict(integers or {})
     gap = _gap(away_from_kinks, scales)
-    axes_known = {axis for axes in parsed.inputs for axis in axes}
-    for position, axis in indexed.items():
-        if not 0 <= position < len(parsed.inputs) or axis not in axes_known:
-            raise ArgumentError(
-                f"integers={{{position}: {axis!r}}} does not fit the signature {parsed.text}: "
-                "give the position of an input and the name of an axis"
-            )
+    axes_known = _check_indexed(parsed, indexed)
     if not 0 <= min_side <= max_side:
         raise ArgumentError(f"expected 0 ≤ min_side ≤ max_side, got {min_side} and {max_side}")
     per_input = _per_input(parsed, elements)
@@ -125,6 +119,7 @@ def operands(
 
     @st.composite
     def draw_operands(draw: st.DrawFn) -> tuple[Array, ...]:
+        """Arrays of shapes that fit one another, in one dtype."""
         drawn = draw(shapes).input_shapes
         core = bind_shapes(parsed, drawn).core
         dtype = jnp.dtype(draw(st.sampled_from(list(dtypes))))
@@ -200,6 +195,18 @@ def gate_calls(
     return draw_call()
 
 
+def _check_indexed(parsed: Signature, indexed: Mapping[int, str]) -> set[str]:
+    """The axes of a signature; raises where indices are of no input, or of no axis."""
+    axes_known = {axis for axes in parsed.inputs for axis in axes}
+    for position, axis in indexed.items():
+        if not 0 <= position < len(parsed.inputs) or axis not in axes_known:
+            raise ArgumentError(
+                f"integers={{{position}: {axis!r}}} does not fit the signature {parsed.text}: "
+                "give the position of an input and the name of an axis"
+            )
+    return axes_known
+
+
 def _gap(away_from_kinks: bool | float, scales: Sequence[float]) -> float:
     """The distance from kinks to keep, 0 for none."""
     gap = GAP if away_from_kinks is True else float(away_from_kinks)
@@ -258,6 +265,7 @@ def _like(
 
     @st.composite
     def draw_arguments(draw: st.DrawFn) -> tuple[Any, ...]:
+        """The example with other numbers in place of its own."""
         drawn: list[Any] = []
         for k, x in enumerate(leaves):
             if is_strategy(x):

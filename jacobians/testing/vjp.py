@@ -80,9 +80,8 @@ def vjp_test(
             with `vjp` any function.
         signature: how the shapes of the arguments belong together, as for `operands`; a Gate
             brings its own. Its part after the arrow is not looked at.
-        args: for functions that take other things than arrays, in place of a signature: one
-            example of each argument. Arrays and floats in it, also inside of dictionaries, lists
-            and other pytrees, are replaced by ones of the same shape and dtype; integer arrays
+        args: in place of a signature, one example of each argument. Arrays and floats in it, also
+            inside of pytrees, are replaced by ones of the same shape and dtype; integer arrays
             keep within the range of the example, so that indices stay valid; Python integers,
             booleans and strings stay as they are. A Hypothesis strategy may stand for an argument
             or a leaf.
@@ -113,36 +112,65 @@ def vjp_test(
     """
     if not callable(f):
         raise ArgumentError(f"expected a function with a derivative, got {f!r}")
+    apart = {"away_from_kinks": away_from_kinks, "kinks": kinks, "scales": scales}
+    sides = {"min_side": min_side, "max_side": max_side, "max_loop_axes": max_loop_axes}
     if args is not None:
-        if signature is not None:
-            raise ArgumentError("give a signature or an example of args, not both")
-        if not (elements is None or isinstance(elements, st.SearchStrategy)):
-            raise ArgumentError("with args, elements is one strategy for all numbers")
-        strategy = _like(tuple(args), elements, away_from_kinks, kinks, scales)
+        strategy = _like_example(args, signature, elements, apart)
     else:
-        if isinstance(f, Gate):
-            signature = f.signature if signature is None else signature
-            if elements is None:
-                elements = [DOMAINS[domain] for domain in f.domain] or None
-            integers = dict(f.indices) if integers is None else integers
-        if signature is None:
-            raise ArgumentError(
-                f"how do the shapes of {function_name(f)}'s arguments belong together? give a "
-                'signature such as "(m,n),(n)->(m)" ("()" for elementwise), or an example of each '
-                "argument as args="
-            )
-        strategy = operands(
-            signature if "->" in signature else f"{signature}->()", dtypes=dtypes,
-            min_side=min_side, max_side=max_side, max_loop_axes=max_loop_axes, elements=elements,
-            integers=integers, away_from_kinks=away_from_kinks, kinks=kinks, scales=scales,
-        )  # fmt: skip
+        options = {"dtypes": dtypes, "elements": elements, "integers": integers}
+        strategy = _fitting_signature(f, signature, options | sides | apart)
 
     def test(arguments: tuple[Any, ...]) -> None:
         assert_vjp(f, *arguments, vjp=vjp, argnums=argnums, rtol=rtol, atol=atol)
 
-    name = re.sub(r"\W", "_", function_name(f)).strip("_")
+    return _as_test(test, function_name(f), strategy, settings, max_examples)
+
+
+def _like_example(
+    args: Sequence[Any],
+    signature: str | None,
+    elements: Elements | Sequence[Elements] | None,
+    apart: Mapping[str, Any],
+) -> st.SearchStrategy[tuple[Any, ...]]:
+    """Arguments like an example of each; `apart` is how their numbers keep away from kinks."""
+    if signature is not None:
+        raise ArgumentError("give a signature or an example of args, not both")
+    if not (elements is None or isinstance(elements, st.SearchStrategy)):
+        raise ArgumentError("with args, elements is one strategy for all numbers")
+    return _like(tuple(args), elements, **apart)
+
+
+def _fitting_signature(
+    f: Callable[..., Any], signature: str | None, options: Mapping[str, Any]
+) -> st.SearchStrategy[tuple[Any, ...]]:
+    """Arguments that fit a signature, by options of `operands`; a Gate brings what is not given."""
+    chosen = dict(options)
+    if isinstance(f, Gate):
+        signature = f.signature if signature is None else signature
+        if chosen["elements"] is None:
+            chosen["elements"] = [DOMAINS[domain] for domain in f.domain] or None
+        if chosen["integers"] is None:
+            chosen["integers"] = dict(f.indices)
+    if signature is None:
+        raise ArgumentError(
+            f"how do the shapes of {function_name(f)}'s arguments belong together? give a "
+            'signature such as "(m,n),(n)->(m)" ("()" for elementwise), or an example of each '
+            "argument as args="
+        )
+    return operands(signature if "->" in signature else f"{signature}->()", **chosen)
+
+
+def _as_test(
+    test: Callable[[tuple[Any, ...]], None],
+    of: str,
+    strategy: st.SearchStrategy[tuple[Any, ...]],
+    settings: Settings | None,
+    max_examples: int,
+) -> Callable[[], None]:
+    """A property test that pytest collects, of the function of this name."""
+    name = re.sub(r"\W", "_", of).strip("_")
     test.__name__ = test.__qualname__ = f"test_vjp_of_{name}"
-    test.__doc__ = f"The hand-written derivative of {function_name(f)}, entry by entry."
+    test.__doc__ = f"The hand-written derivative of {of}, entry by entry."
     if settings is None:
         # explaining a failure by variation would check many calls more, and the report explains
         phases = [phase for phase in Phase if phase is not Phase.explain]

@@ -105,6 +105,18 @@ def test_the_derivative_that_a_primitive_names_goes_before_its_implementation():
     np.testing.assert_array_equal(pattern, np.eye(3)[::-1])
 
 
+def test_a_rule_that_fails_when_it_is_traced_is_said_to_be_left_out():
+    def rule(xs, ts):
+        raise KeyError("of the library's own")
+
+    broken = primitive("broken", lambda x: jnp.roll(x, 1) * 2, rule)
+    explanation = explain(broken.bind, jnp.ones(3))
+    np.testing.assert_array_equal(
+        explanation.blocks[0].pattern().toarray(), np.roll(np.eye(3), 1, axis=0)
+    )
+    assert any("'broken' could not be traced (KeyError)" in note for note in explanation.notes)
+
+
 def test_a_primitive_that_computes_with_numbers_only_is_wide_and_said_so():
     opaque = primitive("opaque", lambda x: np.sin(np.asarray(x)))
     explanation = explain(opaque.bind, jnp.ones(3))

@@ -8,7 +8,7 @@ from jacobians import explain, program
 from jacobians.derive import closure
 from jacobians.derive.algebra import entries
 from jacobians.derive.algebra.block import identity
-from jacobians.derive.loops import INSIDE
+from jacobians.derive.inside.handlers import INSIDE
 from jacobians.derive.walk import Walk
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jacobians import program
 from jacobians.notation.numbers import number
-from jacobians.notation.operation import OPERATIONS
+from jacobians.notation.operation import in_words
 
 # operations that only move or copy entries: seldom what a path is named after
 PLAIN = {
@@ -74,7 +74,7 @@ def _public(function: str) -> str:
 def place_of(equation: Any) -> Place:
     """Where an equation comes from, as far as JAX has kept it."""
     primitive = str(equation.primitive.name)
-    operation = OPERATIONS.get(primitive, primitive)
+    operation = in_words(primitive)
     if primitive in ("jit", "pjit"):
         # a compiled function by its own name
         operation = str(equation.params.get("name", primitive)).strip("_")

@@ -16,7 +16,7 @@ from fractions import Fraction
 from math import isfinite
 from typing import NamedTuple
 
-from jacobians.derive.algebra.affine import Affine, plain_variable, substitute
+from jacobians.derive.algebra.affine import Affine, substitute
 
 MAX_PRODUCTS = 6
 MAX_FACTORS = 12
@@ -204,8 +204,3 @@ def _hidden_key(factors: tuple[Factor, ...], hidden: Callable[[int], bool]) -> t
         return factors
     renamed = (Factor(f.value, tuple(substitute(e, order) for e in f.at)) for f in factors)
     return tuple(sorted(renamed))
-
-
-def is_plain(f: Factor) -> bool:
-    """Whether every index of the factor is one variable or a constant."""
-    return all(not e.terms or plain_variable(e) is not None for e in f.at)

@@ -21,18 +21,11 @@ from jacobians.derive.algebra.projection import by_parts, projected
 from jacobians.derive.algebra.table import Table
 from jacobians.derive.algebra.term import Guard, Term, contains, relation_variables
 
-__all__ = ["Points", "coordinates", "grid_size", "listed", "pairs", "points"]
+__all__ = ["Points", "coordinates", "grid_size", "listed", "points"]
 
 # index vectors per entry that are visited before others ways are looked for, and how many always
 REPEATS = 4
 SMALL = 1 << 12
-
-
-def pairs(term: Term, out_shape: Shape, in_shape: Shape) -> tuple[Integers, Integers]:
-    """The (row, column) pairs of a term's pattern in the flattened matrix, possibly repeated."""
-    plain = pattern_only(term)
-    found = points(plain)
-    return found.flat(plain.out, out_shape), found.flat(plain.inp, in_shape)
 
 
 def coordinates(

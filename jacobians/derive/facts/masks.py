@@ -33,6 +33,13 @@ class Conditions:
     sizes: Mapping[int, int] = field(default_factory=dict)
 
 
+def merged(a: Conditions, b: Conditions) -> Conditions:
+    """Both conditions together."""
+    return Conditions(
+        a.zeros + b.zeros, a.bounds + b.bounds, a.guards + b.guards, {**a.sizes, **b.sizes}
+    )
+
+
 def restrict(term: Term, extra: Conditions) -> Term:
     """The term under further conditions, not in normal form."""
     return replace(
@@ -134,6 +141,7 @@ def _interval(mask: Mask, e: Affine) -> Conditions:
 
 
 def _band(mask: Mask, index: tuple[Affine, ...]) -> Conditions | None:
+    """A mask that is a band along either diagonal: low ≤ j − i ≤ high, or low ≤ i + j ≤ high."""
     rows, columns = np.nonzero(mask)
     i, j = np.ogrid[: mask.shape[0], : mask.shape[1]]
     for sign in (1, -1):
@@ -171,6 +179,7 @@ def _box(mask: Mask, index: tuple[Affine, ...]) -> Conditions | None:
 
 
 def _blocks(mask: Mask, index: tuple[Affine, ...]) -> Conditions | None:
+    """A mask of equal blocks along the diagonal: i = height·u + r, j = width·u + s for one u."""
     height = int(np.argmin(mask[:, 0])) if mask[0, 0] else 0
     width = int(np.argmin(mask[0])) if mask[0, 0] else 0
     n, m = mask.shape

@@ -9,6 +9,7 @@ over j as it would if nothing were zero, since A[i,j] is 0 itself wherever the c
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -76,18 +77,16 @@ def _with_formula(term: Term, pattern: Term, tape: Tape) -> Term | None:
     pattern = with_fresh_variables(pattern)
     kept = {id(c) for c in conditions} - {id(c) for c in dropped}
     same = zip((*term.out, *term.inp), (*pattern.out, *pattern.inp), strict=True)
+    equal = (*(e for e in term.zeros if id(e) in kept), *pattern.zeros)
     joined = normal(
-        Term(
-            {**term.sizes, **pattern.sizes},
-            term.out,
-            term.inp,
-            term.coefficient,
-            (*(e for e in term.zeros if id(e) in kept), *pattern.zeros,
-             *(subtract(a, b) for a, b in same)),
-            (*(e for e in term.bounds if id(e) in kept), *pattern.bounds),
-            (*(g for g in term.guards if id(g) in kept), *pattern.guards),
+        replace(
+            term,
+            sizes={**term.sizes, **pattern.sizes},
+            zeros=(*equal, *(subtract(a, b) for a, b in same)),
+            bounds=(*(e for e in term.bounds if id(e) in kept), *pattern.bounds),
+            guards=(*(g for g in term.guards if id(g) in kept), *pattern.guards),
         )
-    )  # fmt: skip
+    )
     if joined is None:
         return None
     # an index vector must not come twice: only numbers of listed entries may be left beside

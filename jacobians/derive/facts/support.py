@@ -1,4 +1,4 @@
-"""Known zeros of matrices: through sums, products, moves and factorisations.
+"""Known zeros that need an operation of their own: sums at known indices, and factorisations.
 
 What can be nonzero is a boolean array, the support. Of a product it is the boolean product of the
 supports; of an inverse it lies within the transitive closure of the matrix's own, because A⁻¹ is a
@@ -6,7 +6,6 @@ polynomial in A: the inverse of a diagonal matrix is diagonal, of a triangular o
 """
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,39 +16,15 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
 
 from jacobians import program
-from jacobians.derive.facts.ranges import MOVING
 from jacobians.derive.tape import Node, Tape
+from jacobians.program.primitives import Does, does
 
 Mask = NDArray[np.bool_]
-# gives where a value is certainly a number (0, or −∞), or None
-Finder = Callable[[int, float], Mask | None]
+# gives where a value is certainly 0, or None
+Finder = Callable[[int], Mask | None]
 
-# multiplications of a boolean product that are worth their time
-MAX_PRODUCTS = 1 << 28
 # rows of a matrix whose closure is computed
 MAX_CLOSURE = 1 << 10
-
-# f(0) = 0
-KEEP_ZERO = frozenset([
-    "neg", "abs", "sign", "floor", "ceil", "round", "sqrt", "cbrt", "square", "sin", "tan", "asin",
-    "atan", "sinh", "tanh", "asinh", "atanh", "expm1", "log1p", "erf", "erf_inv", "real", "imag",
-    "conj",
-])  # fmt: skip
-# f(0, 0) = 0
-ZERO_OF_ZEROS = frozenset(["add", "add_any", "sub", "max", "min"])
-# every result is a sum of entries of the operands, chosen by operands that are integers
-SUMS = frozenset([
-    "slice", "expand_dims", "concatenate", "pad", "gather", "dynamic_slice",
-    "dynamic_update_slice", "scatter", "scatter-add", "scatter_add", "reduce_sum", "cumsum",
-    "reduce_window_sum", "split", "tile", "stack", "unstack",
-])  # fmt: skip
-# those that are often met, without compiling anything
-IN_NUMPY: dict[str, Callable[..., Any]] = {
-    "slice": MOVING["slice"],
-    "expand_dims": MOVING["expand_dims"],
-    "concatenate": MOVING["concatenate"],
-    "reduce_sum": lambda params, x: np.sum(x, axis=tuple(params["axes"])),
-}
 
 
 def zeros_of_result(tape: Tape, node: Node, number: int, find: Finder) -> Mask | None:
@@ -59,26 +34,20 @@ def zeros_of_result(tape: Tape, node: Node, number: int, find: Finder) -> Mask |
         tape: the tape.
         node: the operation.
         number: the result.
-        find: gives where an operand is certainly 0 or −∞.
+        find: gives where an operand is certainly 0, all of its entries being finite.
     """
     op, inputs, shape = node.op, node.inputs, tape.values[number].shape
-    if op in KEEP_ZERO or (op == "integer_pow" and program.parameters(node.equation)["y"] > 0):
-        return find(inputs[0], 0.0)
-    if op in ZERO_OF_ZEROS:
-        return _everywhere([_spread(_zeros(tape, k, find), shape) for k in inputs])
-    if op == "select_n":
-        return _everywhere([_spread(_zeros(tape, k, find), shape) for k in inputs[1:]])
-    if op in SUMS:
+    if op in ("real", "imag", "conj"):
+        return find(inputs[0])
+    if does(op, Does.ADDS):
         return _summed(tape, node, number, find)
-    if op == "dot_general":
-        return _product(tape, node, find)
     if op == "triangular_solve":
         return _solved(tape, node, find)
     if op == "cholesky":
-        support = symbolic_cholesky(matrix_support(find(inputs[0], 0.0)))
+        support = symbolic_cholesky(matrix_support(find(inputs[0])))
         return None if support is None else _spread(~support, shape)
     if op == "lu" and number == node.outputs[0]:
-        mask = find(inputs[0], 0.0)
+        mask = find(inputs[0])
         upper = is_upper(matrix_support(mask))
         # nothing is eliminated and no row exchanged
         return mask if upper else None
@@ -89,31 +58,16 @@ def zeros_of_result(tape: Tape, node: Node, number: int, find: Finder) -> Mask |
 
 
 def _spread(mask: Mask | None, shape: tuple[int, ...]) -> Mask | None:
+    """The same mask of the last axes for every index along those before them."""
     return None if mask is None else np.broadcast_to(mask, shape)
 
 
 def _zeros(tape: Tape, number: int, find: Finder) -> Mask | None:
     """The same for scalars, which are 0 or not."""
     if tape.values[number].shape:
-        return find(number, 0.0)
+        return find(number)
     known = tape.certain(number)
     return np.ones((), bool) if known is not None and known == 0 else None
-
-
-def _everywhere(masks: Sequence[Mask | None]) -> Mask | None:
-    present = [m for m in masks if m is not None]
-    if not present or len(present) < len(masks):
-        return None
-    result = np.all(np.stack(present), axis=0)
-    return result if result.any() else None
-
-
-def _is_wild(tape: Tape, number: int, find: Finder) -> bool:
-    """Whether a value is known to have entries that are not finite: 0 times these is not 0."""
-    known = tape.known(number)
-    if known is not None:
-        return not bool(np.isfinite(known).all())
-    return find(number, -np.inf) is not None
 
 
 def _summed(tape: Tape, node: Node, number: int, find: Finder) -> Mask | None:
@@ -137,18 +91,14 @@ def _summed(tape: Tape, node: Node, number: int, find: Finder) -> Mask | None:
     params = program.parameters(node.equation)
     if node.op == "scatter" and params["update_jaxpr"] is not None:
         return None
-    quick = IN_NUMPY.get(node.op)
     try:
-        if quick is not None:
-            made = quick(params, *operands)
-        else:
-            with program.outside_any_trace():
-                made = program.evaluate(node.equation, operands)[node.outputs.index(number)]
-                if node.op == "scatter":
-                    # of several updates of one entry any may come last
-                    written = [np.zeros_like(operands[0]), *operands[1:]]
-                    made = np.abs(made) + np.abs(_added(params, written))
-    except Exception:
+        with program.outside_any_trace():
+            made = program.evaluate(node.equation, operands)[node.outputs.index(number)]
+            if node.op == "scatter":
+                # of several updates of one entry any may come last
+                written = [np.zeros_like(operands[0]), *operands[1:]]
+                made = np.abs(made) + np.abs(_added(params, written))
+    except program.REFUSALS:
         # what cannot be computed here says nothing: wide, never wrong
         return None
     # what is filled in outside may be NaN
@@ -161,33 +111,6 @@ def _added(params: Any, operands: Sequence[Any]) -> Any:
     array, indices, updates = map(jnp.asarray, operands)
     numbers, mode = params["dimension_numbers"], params["mode"]
     return np.asarray(lax.scatter_add(array, indices, updates, numbers, mode=mode))
-
-
-def _product(tape: Tape, node: Node, find: Finder) -> Mask | None:
-    """The boolean product of the operands' supports."""
-    left, right = node.inputs
-    masks = [find(k, 0.0) for k in (left, right)]
-    if all(m is None for m in masks) or any(_is_wild(tape, k, find) for k in (left, right)):
-        return None
-    supports = [
-        np.ones(tape.values[k].shape, np.float32) if m is None else (~m).astype(np.float32)
-        for k, m in zip((left, right), masks, strict=True)
-    ]
-    (contract, batch) = program.parameters(node.equation)["dimension_numbers"]
-    laid_out = []
-    for k, support in enumerate(supports):
-        free = [d for d in range(support.ndim) if d not in (*contract[k], *batch[k])]
-        order = (*batch[k], *free, *contract[k]) if k == 0 else (*batch[k], *contract[k], *free)
-        inner = prod(support.shape[d] for d in contract[k])
-        outer = prod(support.shape[d] for d in free)
-        lead = tuple(support.shape[d] for d in batch[k])
-        matrix = (outer, inner) if k == 0 else (inner, outer)
-        laid_out.append(np.transpose(support, order).reshape(*lead, *matrix))
-    a, b = laid_out
-    if a.size * b.shape[-1] > MAX_PRODUCTS:
-        return None
-    zero = np.asarray(np.matmul(a, b) == 0).reshape(tape.values[node.outputs[0]].shape)
-    return zero if zero.any() else None
 
 
 def matrix_support(zero: Mask | None) -> Mask | None:
@@ -291,11 +214,11 @@ def solver(params: Any, zero: Mask | None, n: int) -> Mask:
 def _solved(tape: Tape, node: Node, find: Finder) -> Mask | None:
     """Zeros of a⁻¹·b (or b·a⁻¹): the boolean product of the inverse's support and b's."""
     params = program.parameters(node.equation)
-    zero = find(node.inputs[1], 0.0)
+    zero = find(node.inputs[1])
     n = tape.values[node.inputs[0]].shape[-1]
     if zero is None or n > MAX_CLOSURE:
         return None
-    inverse = solver(params, find(node.inputs[0], 0.0), n).astype(np.float32)
+    inverse = solver(params, find(node.inputs[0]), n).astype(np.float32)
     right = (~zero).astype(np.float32)
     made = inverse @ right if params["left_side"] else right @ inverse
     result = np.asarray(made == 0)

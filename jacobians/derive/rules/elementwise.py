@@ -6,7 +6,6 @@ a named function of these. An operation without an entry has its derivative comp
 and printed as `∂op(x)`.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -37,143 +36,6 @@ from jacobians.derive.operation import (
     restrict_index,
 )
 from jacobians.derive.tape import Function
-
-# operations whose result does not change, or jumps, when a float operand moves a little: JAX gives
-# every one of them a tangent of zero. What JAX refuses to differentiate, as `rng_uniform`, is not
-# among them: nothing is known of its derivative
-NO_DERIVATIVE = frozenset(
-    [
-        "sign",
-        "floor",
-        "ceil",
-        "round",
-        "is_finite",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "eq_to",
-        "le_to",
-        "lt_to",
-        "and",
-        "or",
-        "not",
-        "xor",
-        "shift_left",
-        "shift_right_arithmetic",
-        "shift_right_logical",
-        "population_count",
-        "clz",
-        "argmax",
-        "argmin",
-        "iota",
-        "stop_gradient",
-        "bitcast_convert_type",
-        "threefry2x32",
-        "rng_bit_generator",
-        "random_bits",
-        "random_seed",
-        "random_wrap",
-        "random_unwrap",
-        "random_fold_in",
-        "random_split",
-        "random_clone",
-        "create_token",
-        "after_all",
-        "axis_index",
-        "empty",
-        "empty2",
-        "reduce_and",
-        "reduce_or",
-        "reduce_xor",
-        "full",
-        "lu_pivots_to_permutation",
-        "debug_callback",
-        "debug_print",
-        "partition_id",
-    ]
-)
-
-SAME = frozenset(
-    [
-        "copy",
-        "copy_p",
-        "name",
-        "reduce_precision",
-        "device_put",
-        "sharding_constraint",
-        "optimization_barrier",
-        "pvary",
-        "reshard",
-        "layout_constraint",
-    ]
-)
-
-ELEMENTWISE = frozenset(
-    [
-        "add",
-        "add_any",
-        "sub",
-        "neg",
-        "mul",
-        "div",
-        "rem",
-        "max",
-        "min",
-        "pow",
-        "integer_pow",
-        "exp",
-        "exp2",
-        "log",
-        "log2",
-        "log1p",
-        "expm1",
-        "sin",
-        "cos",
-        "tan",
-        "asin",
-        "acos",
-        "atan",
-        "atan2",
-        "sinh",
-        "cosh",
-        "tanh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "sqrt",
-        "rsqrt",
-        "cbrt",
-        "square",
-        "logistic",
-        "abs",
-        "erf",
-        "erfc",
-        "erf_inv",
-        "lgamma",
-        "digamma",
-        "polygamma",
-        "igamma",
-        "igammac",
-        "igamma_grad_a",
-        "random_gamma_grad",
-        "zeta",
-        "bessel_i0e",
-        "bessel_i1e",
-        "regularized_incomplete_beta",
-        "nextafter",
-        "clamp",
-        "convert_element_type",
-        "real",
-        "imag",
-        "conj",
-        "complex",
-        "one_minus_square",
-        "polynomial",
-    ]
-)
 
 
 def _half(a: Any, b: Any) -> Any:
@@ -316,8 +178,6 @@ def derivative(operation: Operation, operand: int, index: Index) -> Coefficient:
     Returns:
         The coefficient at `index`.
     """
-    if operation.op in SAME:
-        return coefficients.ONE
     values = operation.tape.values
     dtypes = [values[k].dtype for k in (*operation.node.inputs, *operation.node.outputs)]
     if any(jnp.issubdtype(t, jnp.complexfloating) for t in dtypes):
@@ -364,8 +224,3 @@ def _integer_power(operation: Operation, index: Index) -> Coefficient:
         return operation.value(base, index, 2.0)
     power = Function(f"power{n - 1}", Power(_X, n - 1), lambda x: x ** (n - 1))
     return operation.function(power, [base], index, float(n))
-
-
-def table_operations() -> Iterator[str]:
-    """The names of the operations whose derivative has a printed form."""
-    yield from sorted({*_TABLE, "integer_pow"})

@@ -1,4 +1,4 @@
-"""Operations that choose entries by index or predicate: gather, scatter, slices, select, sort.
+"""Operations that choose entries by index: gather, scatter, and slices at a start that varies.
 
 Where the index is known the choice is written down exactly; where it is not, the term says what is
 true for every index: a `dynamic_slice` reads `start + k` for some one start, so its term is a band,
@@ -18,31 +18,10 @@ from jacobians.derive.algebra import coefficient as coefficients
 from jacobians.derive.algebra.affine import ZERO, Affine
 from jacobians.derive.algebra.block import identity
 from jacobians.derive.algebra.coefficient import Coefficient
-from jacobians.derive.algebra.syntax import Indicator, Not, Slot, is_case
 from jacobians.derive.algebra.term import Term
-from jacobians.derive.facts.certain import zeros
-from jacobians.derive.facts.masks import Conditions, conditions, lookup, restrict
-from jacobians.derive.facts.ranges import integer_bounds, range_of
-from jacobians.derive.facts.support import (
-    MAX_CLOSURE,
-    is_upper,
-    matrix_support,
-    reach,
-    solver,
-    symbolic_cholesky,
-    triangle,
-)
-from jacobians.derive.operation import Box, Local, Operation, Rule, restrict_index
-from jacobians.derive.tape import Function
-
-# rows of a matrix whose Cholesky factor is followed entry by entry
-MAX_SYMBOLIC = 1 << 7
-
-
-def _merge(a: Conditions, b: Conditions) -> Conditions:
-    return Conditions(
-        a.zeros + b.zeros, a.bounds + b.bounds, a.guards + b.guards, {**a.sizes, **b.sizes}
-    )
+from jacobians.derive.facts.masks import Conditions, conditions, lookup, merged, restrict
+from jacobians.derive.facts.ranges import integer_bounds
+from jacobians.derive.operation import Box, Local, Operation, Rule
 
 
 def _starts(
@@ -86,9 +65,9 @@ def _starts(
         all_known = all_known and bool((sure | (bounds[0] == bounds[1])[..., positions[d]]).all())
         all_known = all_known and bool((least == greatest)[usable].all())
         starts[d], extra = _between(least, greatest, batch, box)
-        total = _merge(total, extra)
+        total = merged(total, extra)
     allowed = conditions(usable, batch)
-    return starts, None if allowed is None else _merge(total, allowed), all_known
+    return starts, None if allowed is None else merged(total, allowed), all_known
 
 
 def _between(
@@ -109,8 +88,8 @@ def _between(
     beyond = box.axis(widest + 1)
     if int(np.min(width)) < widest:
         narrow, more = lookup(width, index)
-        extra = _merge(extra, more)
-        extra = _merge(extra, Conditions(bounds=(affine.subtract(narrow, beyond),)))
+        extra = merged(extra, more)
+        extra = merged(extra, Conditions(bounds=(affine.subtract(narrow, beyond),)))
     return affine.add(start, beyond), extra
 
 
@@ -294,264 +273,24 @@ def _outside(
             yield Local(0, 0, term)
 
 
-def select_n(operation: Operation) -> Iterator[Local]:
-    """Entry by entry, the case that the predicate names."""
-    shape = operation.out_shapes[0]
-    which = operation.known(0)
-    predicate_shape = operation.in_shapes[0]
-    boolean = operation.tape.values[operation.node.inputs[0]].dtype == np.bool_
-    possible = range_of(operation.tape, operation.node.inputs[0]) if which is None else None
-    for k in operation.active:
-        if k == 0:
-            continue
-        if possible is not None and ((possible.low > k - 1) | (possible.high < k - 1)).all():
-            continue
-        same = identity(shape)
-        index = restrict_index(same.out, predicate_shape)
-        if which is not None:
-            extra = conditions(np.asarray(which).astype(np.int64) == k - 1, index)
-            if extra is not None:
-                yield Local(0, k, restrict(same, extra))
-            continue
-        truth = Slot(0) if k == 2 else Not(Slot(0))
-        form = Indicator(truth) if boolean else is_case(k - 1)
-        chosen = Function(f"select{k - 1}", form, _equals(k - 1), selects=True)
-        coefficient = operation.function(chosen, [operation.node.inputs[0]], index)
-        yield Local(0, k, Term(same.sizes, same.out, same.inp, coefficient))
-
-
-def _equals(case: int) -> Any:
-    return lambda which: 1.0 * (jnp.asarray(which).astype(jnp.int32) == case)
-
-
-def sort(operation: Operation) -> Iterator[Local]:
-    """Each result is its own operand, reordered along the axis: as known keys say, or anyhow."""
-    axis = operation.params["dimension"]
-    order = _known_order(operation)
-    for k in operation.active:
-        if order is None:
-            yield Local(k, k, _along(operation, k, k, axis))
-            continue
-        box = Box()
-        out = box.axes(operation.out_shapes[k])
-        place, extra = lookup(order, out)
-        inp = (*out[:axis], place, *out[axis + 1 :])
-        yield Local(k, k, restrict(Term(box.sizes, out, inp), extra))
-
-
-def _known_order(operation: Operation) -> np.ndarray[Any, Any] | None:
-    """Where each sorted entry comes from along the axis, for known keys that decide it.
-
-    With keys [3, 1, 2]: [1, 2, 0].
-    """
-    params = operation.params
-    keys = [operation.known(k) for k in range(params["num_keys"])]
-    known = [key for key in keys if key is not None]
-    if len(known) < len(keys):
-        return None
-    axis = params["dimension"]
-    for key in known:
-        if not (np.issubdtype(key.dtype, np.integer) or key.dtype == np.bool_):
-            # where floats lie close together, rounding decides
-            return None
-    order = np.lexsort(known[::-1], axis=axis)
-    if not params["is_stable"]:
-        ordered = [np.take_along_axis(key, order, axis) for key in known]
-        ties = np.all(np.stack([np.diff(key, axis=axis) == 0 for key in ordered]), axis=0)
-        if ties.any():
-            return None
-    return order
-
-
-def top_k(operation: Operation) -> Iterator[Local]:
-    """The largest entries along the last axis."""
-    rank = len(operation.in_shapes[0])
-    axis = operation.params.get("axis", operation.params.get("reduction_dimension", rank - 1))
-    yield Local(0, 0, _along(operation, 0, 0, axis % rank))
-
-
-def _along(operation: Operation, k: int, output: int, axis: int) -> Term:
-    """Every entry of a line along `axis` can be any entry of the same line."""
-    box = Box()
-    inp = box.axes(operation.in_shapes[k])
-    out = list(inp)
-    out[axis] = box.axis(operation.out_shapes[output][axis])
-    return Term(box.sizes, tuple(out), inp, operation.opaque())
-
-
-def tied_leading(operation: Operation, axes: int) -> Iterator[Local]:
-    """Wide in the last `axes` axes of the widest operand, exact in the axes before them."""
-    batch = max(len(s) for s in operation.in_shapes) - axes
-    for k in operation.active:
-        for output, out_shape in enumerate(operation.out_shapes):
-            box = Box()
-            lead = box.axes(out_shape[:batch])
-            out = (*lead, *box.axes(out_shape[batch:]))
-            inp = (*lead, *box.axes(operation.in_shapes[k][batch:]))
-            yield Local(output, k, Term(box.sizes, out, inp, operation.opaque()))
-
-
-def matrix_operation(operation: Operation) -> Iterator[Local]:
-    """Linear algebra on the last two axes: wide within the matrix, exact in the batch axes."""
-    yield from tied_leading(operation, 2)
-
-
-def fft(operation: Operation) -> Iterator[Local]:
-    """Fourier transforms: wide in the transformed axes, linear, exact in the others."""
-    axes = len(operation.params["fft_lengths"])
-    for local in tied_leading(operation, axes):
-        t = local.term
-        yield Local(0, 0, Term(t.sizes, t.out, t.inp, coefficients.OPAQUE))
-
-
-def triangular_solve(operation: Operation) -> Iterator[Local]:
-    """X with a·x = b, or x·a = b: dx = a⁻¹·(db − da·x), with the triangle of a, and its zeros.
-
-    a⁻¹ is nonzero where one row of a leads to another: for lower triangular a, where i ≥ j.
-    """
-    params = operation.params
-    n = operation.in_shapes[0][-1]
-    if n > MAX_CLOSURE:
-        yield from tied_leading(operation, 2)
-        return
-    zero = zeros(operation.tape, operation.node.inputs[0])
-    left = params["left_side"]
-    inverse = solver(params, zero, n)
-    inverse = inverse if left else inverse.T
-    matrix = triangle(params, zero, n)
-    if params["unit_diagonal"]:
-        matrix = matrix & ~np.eye(n, dtype=bool)
-    shape = operation.out_shapes[0]
-    for k in operation.active:
-        box = Box()
-        lead = box.axes(shape[:-2])
-        i, j, column = box.axis(n), box.axis(n), box.axis(shape[-1] if left else shape[-2])
-        out = (*lead, i, column) if left else (*lead, column, i)
-        # dx[i] = a⁻¹[i, j]·(…)[j]
-        first = conditions(inverse, (i, j))
-        assert first is not None
-        if k == 1:
-            inp = (*lead, j, column) if left else (*lead, column, j)
-            # linear in b: the coefficient is an entry of the inverse of a
-            yield Local(0, 1, restrict(Term(box.sizes, out, inp, operation.opaque(0)), first))
-            continue
-        # (da·x)[j] = da[j, l]·x[l], or (x·da)[j] = x[l]·da[l, j]
-        other = box.axis(n)
-        place = (j, other) if left else (other, j)
-        second = conditions(matrix, place)
-        if second is None:
-            continue
-        x = (*lead, other, column) if left else (*lead, column, other)
-        none = zeros(operation.tape, operation.node.outputs[0])
-        third = Conditions() if none is None else conditions(~none, x)
-        if third is None:
-            continue
-        entry = (*lead, *(place[::-1] if params["transpose_a"] else place))
-        extra = _merge(_merge(first, second), third)
-        yield Local(0, 0, restrict(Term(box.sizes, out, entry, operation.opaque()), extra))
-
-
-def cholesky(operation: Operation) -> Iterator[Local]:
-    """L with a = L·Lᵀ: dL = L·Φ(L⁻¹·da·L⁻ᵀ), Φ the lower triangle with half of its diagonal.
-
-    L[i, j] sees da[k, l] only for k ≤ i and l ≤ j ≤ i; where L has known zeros, only what
-    L[i, m], L⁻¹[m, k] and L⁻¹[j, l] allow, for some m ≥ j.
-    """
-    shape = operation.out_shapes[0]
-    n = shape[-1]
-    box = Box()
-    lead = box.axes(shape[:-2])
-    i, j, k, m = (box.axis(n) for _ in range(4))
-    within = (affine.subtract(i, j), affine.subtract(i, k), affine.subtract(j, m))
-    extra = Conditions(bounds=within)
-    support = None
-    if n <= MAX_SYMBOLIC:
-        support = symbolic_cholesky(matrix_support(zeros(operation.tape, operation.node.inputs[0])))
-    if support is not None:
-        factor = np.tril(support)
-        inverse = reach(factor)
-        inverse = np.tri(n, dtype=bool) if inverse is None else inverse
-        # reached[i, j, k]: some m ≥ j with L[i, m] and L⁻¹[m, k]
-        products = factor[:, :, None] & inverse[None, :, :]
-        reached = np.flip(np.logical_or.accumulate(np.flip(products, 1), axis=1), 1)
-        for mask, index in ((reached, (i, j, k)), (inverse, (j, m))):
-            allowed = conditions(mask, index)
-            if allowed is None:
-                return
-            extra = _merge(extra, allowed)
-    term = Term(box.sizes, (*lead, i, j), (*lead, k, m), operation.opaque())
-    yield Local(0, 0, restrict(term, extra))
-
-
-def lu(operation: Operation) -> Iterator[Local]:
-    """L and U of a matrix, with rows exchanged: a itself where it is upper triangular."""
-    if is_upper(matrix_support(zeros(operation.tape, operation.node.inputs[0]))):
-        same = identity(operation.in_shapes[0])
-        yield Local(0, 0, same)
-        return
-    yield from tied_leading(operation, 2)
-
-
-def qr(operation: Operation) -> Iterator[Local]:
-    """Column j of Q and of R sees the columns up to j; R is upper triangular besides."""
-    if operation.params.get("pivoting"):
-        yield from tied_leading(operation, 2)
-        return
-    for output in (0, 1):
-        box = Box()
-        shape = operation.out_shapes[output]
-        lead = box.axes(shape[:-2])
-        row, column = box.axis(shape[-2]), box.axis(shape[-1])
-        k, m = (box.axis(size) for size in operation.in_shapes[0][-2:])
-        bounds = [affine.subtract(column, m)]
-        if output == 1:
-            bounds.append(affine.subtract(column, row))
-        term = Term(
-            box.sizes, (*lead, row, column), (*lead, k, m), operation.opaque(), bounds=tuple(bounds)
-        )
-        yield Local(output, 0, term)
-
-
 RULES: dict[str, Rule] = {
     "gather": gather,
-    "scatter": scatter,
-    "scatter-add": scatter,
-    "scatter_add": scatter,
-    "scatter-sub": scatter,
-    "scatter_sub": scatter,
-    "scatter-mul": scatter,
-    "scatter_mul": scatter,
-    "scatter-min": scatter,
-    "scatter_min": scatter,
-    "scatter-max": scatter,
-    "scatter_max": scatter,
+    **dict.fromkeys(
+        (
+            "scatter",
+            "scatter-add",
+            "scatter_add",
+            "scatter-sub",
+            "scatter_sub",
+            "scatter-mul",
+            "scatter_mul",
+            "scatter-min",
+            "scatter_min",
+            "scatter-max",
+            "scatter_max",
+        ),
+        scatter,
+    ),
     "dynamic_slice": dynamic_slice,
     "dynamic_update_slice": dynamic_update_slice,
-    "select_n": select_n,
-    "sort": sort,
-    "top_k": top_k,
-    "approx_top_k": top_k,
-    "fft": fft,
-    "triangular_solve": triangular_solve,
-    "cholesky": cholesky,
-    "lu": lu,
-    "qr": qr,
-    **dict.fromkeys(
-        [
-            "geqrf",
-            "geqp3",
-            "eigh",
-            "eig",
-            "svd",
-            "schur",
-            "hessenberg",
-            "tridiagonal",
-            "householder_product",
-            "tridiagonal_solve",
-            "cholesky_update",
-            "symmetric_product",
-            "ormqr",
-        ],
-        matrix_operation,
-    ),
 }

@@ -5,6 +5,7 @@ coefficient keeps; a convolution is `in·dilation + pad − k·dilation' = out·
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import jax.numpy as jnp
 
@@ -154,13 +155,7 @@ def _with_factor(
     factor = operation.opaque(other) if _complex(operation) else operation.operand(other, index)
     if factor.products is not None and all(p.scale == 0.0 for p in factor.products):
         return
-    restricted = restrict(term, extra)
-    yield Local(
-        0, k, Term(
-            restricted.sizes, restricted.out, restricted.inp, factor,
-            restricted.zeros, restricted.bounds, restricted.guards,
-        ),
-    )  # fmt: skip
+    yield Local(0, k, replace(restrict(term, extra), coefficient=factor))
 
 
 def nonzero(operation: Operation, k: int, index: tuple[Affine, ...]) -> Conditions | None:

@@ -77,15 +77,24 @@ def _summed(entries: Any, places: Any, shape: tuple[int, ...]) -> Any:
     return start.at[index].add(entries, mode="drop") if index else start + entries.sum(0)
 
 
-def _bcoo_todense(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Function:
-    """The matrix of entries and their indices."""
-    shape, depth = _sizes(params, "spinfo"), len(shapes[1]) - 2
+def _todense(
+    shape: tuple[int, ...],
+    shapes: Sequence[tuple[int, ...]],
+    depth: int,
+    places: Callable[..., Any],
+) -> Function:
+    """The matrix of entries, for `places` of what is stored beside them."""
 
-    def one(data: Any, indices: Any) -> tuple[Any, ...]:
-        return (_summed(data, indices, shape[depth:]),)
+    def one(data: Any, *stored: Any) -> tuple[Any, ...]:
+        return (_summed(data, places(*stored), shape[depth:]),)
 
     made = _per_batch(one, [s[:depth] for s in shapes], depth)
-    return lambda data, indices: (jnp.broadcast_to(made(data, indices)[0], shape),)
+    return lambda *operands: (jnp.broadcast_to(made(*operands)[0], shape),)
+
+
+def _bcoo_todense(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Function:
+    """The matrix of entries and their indices."""
+    return _todense(_sizes(params, "spinfo"), shapes, len(shapes[1]) - 2, lambda indices: indices)
 
 
 def _bcoo_extract(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Function | None:
@@ -154,9 +163,8 @@ def _dot_general(
         return None
     if any(not depth <= d < depth + sparse for d in left):
         return None
-    order = (*right_batch, *right, *(
-        d for d in range(len(dense)) if d not in (*right_batch, *right)
-    ))  # fmt: skip
+    first = (*right_batch, *right)
+    order = (*first, *(d for d in range(len(dense)) if d not in first))
     read = [d - depth for d in left]
     written = [k for k in range(sparse) if k not in read]
     dtype = params.get("preferred_element_type")
@@ -192,13 +200,7 @@ def _rows(indptr: Any, count: int) -> Any:
 
 def _bcsr_todense(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Function:
     """The matrix of entries stored row by row."""
-    shape, depth = _sizes(params, "spinfo"), len(shapes[1]) - 1
-
-    def one(data: Any, indices: Any, indptr: Any) -> tuple[Any, ...]:
-        return (_summed(data, _places(indices, indptr), shape[depth:]),)
-
-    made = _per_batch(one, [s[:depth] for s in shapes], depth)
-    return lambda *operands: (jnp.broadcast_to(made(*operands)[0], shape),)
+    return _todense(_sizes(params, "spinfo"), shapes, len(shapes[1]) - 1, _places)
 
 
 def _places(indices: Any, indptr: Any) -> Any:
@@ -240,8 +242,12 @@ def _coo_todense(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -
 
 def _coo_product(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Function:
     """Entries with a row and a column each, times a vector or a matrix; transposed if asked."""
-    rows, columns = _sizes(params, "spinfo")
-    transposed = params["transpose"]
+    return _times_dense(_sizes(params, "spinfo"), params["transpose"])
+
+
+def _times_dense(sizes: tuple[int, ...], transposed: bool) -> Function:
+    """The product of data at rows and columns of a matrix of these sizes with a dense array."""
+    rows, columns = sizes
 
     def product(data: Any, row: Any, column: Any, dense: Any) -> tuple[Any, ...]:
         read, written = (row, column) if transposed else (column, row)
@@ -261,18 +267,10 @@ def _csr_todense(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -
 
 def _csr_product(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Function:
     """A matrix stored row by row, times a vector or a matrix; transposed if asked."""
-    rows, columns = params["shape"]
-    transposed = params["transpose"]
-
-    def product(data: Any, indices: Any, indptr: Any, dense: Any) -> tuple[Any, ...]:
-        row = _rows(indptr, shapes[1][0])
-        read, written = (row, indices) if transposed else (indices, row)
-        scaled = dense.at[read].get(mode="fill", fill_value=0)
-        scaled = data.reshape(data.shape + (1,) * (dense.ndim - 1)) * scaled
-        shape = (columns if transposed else rows, *dense.shape[1:])
-        return (_summed(scaled, written[:, None], shape),)
-
-    return product
+    product = _times_dense(tuple(params["shape"]), params["transpose"])
+    return lambda data, indices, indptr, dense: product(
+        data, _rows(indptr, shapes[1][0]), indices, dense
+    )
 
 
 def _bcoo_transpose(params: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> Function:
