@@ -19,7 +19,7 @@ from jacobians.sparse.coloring import is_valid_coloring
 from jacobians.sparse.forms import formats
 from jacobians.sparse.prepare import prepare
 from tests.explicit import by_jax
-from tests.test_explain import TABLE
+from tests.structure.test_explain import TABLE
 
 
 def values(*sizes, seed=0):

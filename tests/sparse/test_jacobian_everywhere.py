@@ -15,7 +15,7 @@ from tests.derive.functions import TABLE as FUNCTIONS
 from tests.derive.programs import programs
 from tests.explicit import QUICK
 from tests.fuzz_forms import some_form, wrong
-from tests.test_explain import TABLE as EXPLAINED
+from tests.structure.test_explain import TABLE as EXPLAINED
 
 FORMATS = ("bcoo", "dense", "scipy", "blocks", "operator")
 

@@ -11,7 +11,7 @@ import jacobians
 from jacobians import ArgumentError, jacobian, plan
 from jacobians.sparse.forms import pieces
 from tests.explicit import by_jax
-from tests.test_jacobian import (
+from tests.sparse.test_jacobian import (
     arrow,
     clipped_gradient,
     heat,

@@ -10,9 +10,9 @@ from jacobians import ArgumentError, hessian, jacobian
 from jacobians.sparse.forms.pieces import Piece
 from tests.derive.programs import programs
 from tests.explicit import by_jax
-from tests.test_explain import TABLE
-from tests.test_jacobian import arrow, clipped_gradient, heat, rosenbrock, values
-from tests.test_jacobian_everywhere import ROWS, explained_call, explicit, table_call
+from tests.sparse.test_jacobian import arrow, clipped_gradient, heat, rosenbrock, values
+from tests.sparse.test_jacobian_everywhere import ROWS, explained_call, explicit, table_call
+from tests.structure.test_explain import TABLE
 
 lineax = pytest.importorskip("lineax")
 

@@ -232,7 +232,7 @@ def test_assert_vjp_says_what_is_wrong_and_how_to_repeat_it() -> None:
     with pytest.raises(AssertionError) as caught:
         assert_vjp(scaled_rows, np.ones((2, 1), np.float32), np.array([2.5], np.float32))
     code = pasted(str(caught.value))
-    assert "from tests.test_testing import scaled_rows" in code
+    assert "from tests.testing.test_vjp import scaled_rows" in code
     with pytest.raises(WrongDerivativeError):
         exec(code, {})
 
@@ -292,7 +292,7 @@ def test_options_of_a_ready_made_test_that_do_not_fit_are_named(call: Any, messa
 def test_the_readmes_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     few = functools.partial(vjp_test, max_examples=2)
     monkeypatch.setattr("jacobians.testing.vjp.vjp_test", few)
-    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    text = (pathlib.Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
     (block,) = (
         part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "vjp_test(" in part
     )

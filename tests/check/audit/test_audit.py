@@ -14,7 +14,7 @@ from jax import lax
 import jacobians
 from jacobians import ArgumentError, WrongDerivativeError, audit, gates
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 X = jnp.array([-2.0, -0.5, 0.25, 1.0, 3.0])
 
 

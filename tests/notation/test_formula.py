@@ -16,7 +16,7 @@ from jacobians.notation.formula import formulas
 from jacobians.notation.text import bar
 from jacobians.program.call import bind
 from tests.derive.programs import RandomProgram, programs
-from tests.derive.reading import NotReadableError, by_index, by_matrix
+from tests.notation.reading import NotReadableError, by_index, by_matrix
 
 READ: Counter[str] = Counter()
 MOST = 40_000
