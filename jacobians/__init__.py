@@ -1,11 +1,11 @@
 """See, prove and test the Jacobian of a JAX function.
 
->>> import jacobians
->>> print(jacobians.explain(jax.nn.softmax, jnp.ones((4, 8))))     # what is it made of?
->>> jacobians.check_vjp(my_relu, x).raise_if_wrong()               # is my derivative right?
->>> print(jacobians.backprop(f, x, y, z))                          # how do its gradients flow?
->>> print(jacobians.audit(model, params, x))                       # all those in my model?
->>> jacobians.jacobian(f)(x)                                       # its numbers, sparse and cheap
+    import jacobians
+    print(jacobians.explain(jax.nn.softmax, jnp.ones((4, 8))))     # what is it made of?
+    jacobians.check_vjp(my_relu, x).raise_if_wrong()               # is my derivative right?
+    print(jacobians.backprop(f, x, y, z))                          # how do its gradients flow?
+    print(jacobians.audit(model, params, x))                       # all those in my model?
+    jacobians.jacobian(f)(x)                                       # its numbers, sparse and cheap
 
 The package is houses with an order; imports run only down it, which `tests/test_layout.py` holds:
 cli, report, sparse, networks, graph, testing, check, structure, notation, derive, gates, program,

@@ -6,6 +6,7 @@ Every message says what was given, what was expected and what to do.
     ...     jacobians.explain(jnp.sin, jnp.arange(3))
     ... except jacobians.JacobiansError as error:
     ...     print(error)
+    sin has no floating-point input to differentiate with respect to (given x: i32[3]); ...
 """
 
 

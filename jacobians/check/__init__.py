@@ -23,5 +23,5 @@ arguments, `custom_jvp` rules and rules inside larger functions are checked too.
 A rule that is meant to differ is declared with its reason, and then the verdict is "differs as
 declared". A rule that raises, gives NaN or has another forward pass is wrong all the same.
 
-    >>> check_vjp(jnp.round, x, vjp=lambda c, x: (c,), expect="straight-through: derivative 0")
+    check_vjp(jnp.round, x, vjp=lambda c, x: (c,), expect="straight-through: derivative 0")
 """

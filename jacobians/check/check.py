@@ -12,11 +12,11 @@ A large Jacobian is compared in compressed form, without loss: the patterns of b
 proved, and entries that share no row are evaluated together. One that is too large even for that is
 probed with random cotangents, and the report says with what probability a mistake goes unseen.
 
-    >>> check = check_vjp(my_relu, x)
-    >>> bool(check), check.worst
-    (False, WorstEntry(output='out', input='x', output_index=(3,), input_index=(3,), ...))
-    >>> check.diagnoses[0].kind, check.diagnoses[0].message
-    ('sign', 'the cotangent of x has the wrong sign …')
+    check = check_vjp(my_relu, x)
+    bool(check), check.worst
+    # (False, WorstEntry(output='out', input='x', output_index=(3,), input_index=(3,), ...))
+    check.diagnoses[0].kind, check.diagnoses[0].message
+    # ('sign', 'the cotangent of x has the wrong sign …')
 """
 
 from collections.abc import Callable, Mapping, Sequence

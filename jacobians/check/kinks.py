@@ -8,8 +8,8 @@ between the samples.
 Where derivatives beside the point do not settle it, the function's values do: its difference
 quotients to the left and to the right at falling steps have a limit, or grow beyond any.
 
-    >>> samples = one_sided(plain, values, 0, [np.array([3])], *width(True, False))
-    >>> judge(values, samples.derivatives[0][0], slopes, expected, tolerance)
+    samples = one_sided(plain, values, 0, [np.array([3])], *width(True, False))
+    judge(values, samples.derivatives[0][0], slopes, expected, tolerance)
 """
 
 from collections.abc import Callable, Sequence

@@ -4,8 +4,8 @@ By `jax.jacfwd` in double precision where that is possible; in reverse where the
 rule; by Richardson-extrapolated finite differences with an error bar where JAX cannot differentiate
 the program at all (a callback, a rule inside an operation that cannot be entered).
 
-    >>> oracle = Oracle(call)
-    >>> oracle.whole(None).matrix, oracle.how
+    oracle = Oracle(call)
+    oracle.whole(None).matrix, oracle.how
 """
 
 import contextlib

@@ -4,8 +4,8 @@ A complex array becomes a pair of its real and imaginary parts, named `z.real` a
 cotangent of z = u + iv is the complex number ū − i·v̄: pairs of real cotangents and complex ones
 are turned into one another by that.
 
-    >>> rule, plain, args = in_real_parts(rule, plain, (z,))
-    >>> args[0].real, args[0].imag
+    rule, plain, args = in_real_parts(rule, plain, (z,))
+    args[0].real, args[0].imag
 
 Source: "Complex numbers and differentiation" in JAX's autodiff cookbook.
 """

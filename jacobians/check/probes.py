@@ -5,7 +5,7 @@ judged by its products with them. The product with a Gaussian vector of a column
 norm e is Gaussian with standard deviation e, so that a column that is off by a multiple of its
 tolerance escapes one probe with a known probability, and all of them with that to their power.
 
-    >>> probed(call, rule, oracle, notes)
+    probed(call, rule, oracle, notes)
 """
 
 from collections.abc import Sequence

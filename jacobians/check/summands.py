@@ -7,7 +7,7 @@ one rounding per operation moves it by, amplified as the program amplifies it. B
 takes no step: no branch flips, and a term that is not there is not imagined. An entry is moved by
 the terms of its own column and row only, so that a large neighbour excuses nothing.
 
-    >>> moved = Terms(f, [x]).noise(0, np.array([3]))     # column 3 of input 0: an array per output
+    moved = Terms(f, [x]).noise(0, np.array([3]))     # column 3 of input 0: an array per output
 """
 
 from collections.abc import Callable, Sequence

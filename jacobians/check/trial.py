@@ -3,7 +3,7 @@
 What is off by more than is allowed at once is looked at beside the point, where only one-sided
 derivatives may settle it; then rounding is measured, where anything is wrong still.
 
-    >>> in_double(entries, oracle, sides, rtol=None, atol=None).wrong
+    in_double(entries, oracle, sides, rtol=None, atol=None).wrong
 """
 
 from collections.abc import Callable, Iterator

@@ -5,7 +5,7 @@ that a rule could be measured against. It says NaN there, as JAX does; and since
 says so too for outputs that do not depend on that row, as JAX's own reverse mode does. Neither is a
 mistake. NaN where the function has a derivative is one, be it a NaN that JAX makes too.
 
-    >>> results = verdicts(compare(call, rule, oracle, notes), oracle, None, None)
+    results = verdicts(compare(call, rule, oracle, notes), oracle, None, None)
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,6 @@
 """A progress bar for whoever watches a terminal; nothing otherwise.
 
->>> for gate in progress(gates, "gates"):
+`for gate in progress(gates, "gates"):`
 """
 
 import sys

@@ -1,7 +1,7 @@
 """What the command line is given: functions by `module:name`, values by short type notation.
 
-    >>> load_function("jax.nn:softmax")
-    >>> parse_spec("f32[4,8]:uniform", seed=0, position=0)
+    load_function("jax.nn:softmax")
+    parse_spec("f32[4,8]:uniform", seed=0, position=0)
 
 A SPEC is a type in JAX's short notation with an optional distribution, a plain number, a boolean,
 or `@file.npy`. Floats are drawn from the distribution, integers are small random ones in [0, 8).

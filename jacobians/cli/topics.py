@@ -3,7 +3,7 @@
 A topic is a house's docstring, which tells the idea, and those of its main functions, which tell
 arguments and errors. They are read from the source, so that none of the extras has to be installed.
 
-    >>> print(topic_text("evidence"))
+    print(topic_text("evidence"))
 """
 
 import ast

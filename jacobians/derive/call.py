@@ -1,7 +1,7 @@
 """The derivation of a bound call: traced leaves on one side, named blocks on the other.
 
->>> derivation = derive_call(bind(f, args))
->>> derivation.terms(output_position, input_position)
+`derivation = derive_call(bind(f, args))`
+`derivation.terms(output_position, input_position)`
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Numbers for terms: coefficients looked up on the tape and put where the relation says.
 
->>> matrices = term_values(derivation, values)
->>> matrices[0, 1]          # ∂output 0/∂input 1 as an m×n array
+`matrices = term_values(derivation, values)`
+`matrices[0, 1]`: ∂output 0/∂input 1 as an m×n array
 """
 
 from collections.abc import Mapping, Sequence

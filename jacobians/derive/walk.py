@@ -5,8 +5,8 @@ input, its derivative as a sum of terms (`algebra.block`); a rule gives the loca
 operation, composition and union do the rest. Calls are entered, short loops unrolled, and long
 ones closed by a fixpoint over relations (`derive.inside`).
 
-    >>> derivation = derive(program)
-    >>> derivation.blocks[0, 1]        # the terms of ∂output 0 / ∂input 1
+    derivation = derive(program)
+    derivation.blocks[0, 1]        # the terms of ∂output 0 / ∂input 1
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

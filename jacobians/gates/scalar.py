@@ -5,7 +5,7 @@ gate stand next to each other. Inputs broadcast as in NumPy, and `sum_to` adds t
 input that was used more than once.
 
     >>> jax.grad(lambda x, y: MULTIPLY(x, y), argnums=(0, 1))(3.0, -4.0)
-    (Array(-4., dtype=float32, weak_type=True), Array(3., dtype=float32, weak_type=True))
+    (Array(-4., dtype=float32...), Array(3., dtype=float32...))
 """
 
 import operator

@@ -4,10 +4,10 @@ The gradient of each input has that input's shape; which products and sums bring
 off the indices once and written down in the VJP next to the forward function. Axes in front of
 those in the signature are loop axes, as in a NumPy generalised ufunc.
 
-    >>> W, x = jnp.array([[0.1, 0.5], [-0.3, 0.8]]), jnp.array([0.2, 0.4])
-    >>> jax.grad(SQUARED_NORM_OF_PRODUCT, argnums=(0, 1))(W, x)
-    (Array([[0.088, 0.176],
-           [0.104, 0.208]], dtype=float32), Array([-0.112,  0.636], dtype=float32))
+    W, x = jnp.array([[0.1, 0.5], [-0.3, 0.8]]), jnp.array([0.2, 0.4])
+    dW, dx = jax.grad(SQUARED_NORM_OF_PRODUCT, argnums=(0, 1))(W, x)
+    np.round(np.asarray(dW), 3).tolist(), np.round(np.asarray(dx), 3).tolist()
+    # ([[0.088..., 0.176...], [0.104..., 0.208...]], [-0.112..., 0.636...])
 """
 
 from typing import Any

@@ -4,11 +4,11 @@ Forward, every node computes its value. Backward, every node multiplies the grad
 its result (*upstream*) by its *local gradient* and hands the product down to each operand; where a
 value is used more than once, the products add up. That is all there is to backpropagation.
 
-    >>> graph = backprop(lambda x, y, z: (x + y) * z, -2.0, 5.0, -4.0)
-    >>> [(name, float(gradient)) for name, gradient in graph.gradients.items()]
-    [('x', -4.0), ('y', -4.0), ('z', 3.0)]
-    >>> print(graph)                            # the circuit and a table
-    >>> open("graph.svg", "w").write(graph.to_svg())
+    graph = backprop(lambda x, y, z: (x + y) * z, -2.0, 5.0, -4.0)
+    [(name, float(gradient)) for name, gradient in graph.gradients.items()]
+    # [('x', -4.0), ('y', -4.0), ('z', 3.0)]
+    print(graph)                            # the circuit and a table
+    open("graph.svg", "w").write(graph.to_svg())
 """
 
 import difflib
@@ -99,7 +99,7 @@ class Backprop:
 
         The derivative of this with respect to a change *is* the gradient of that value:
 
-            >>> jax.grad(lambda d: graph.replay({"v3": d})[0])(0.0) == graph["v3"].gradient
+            jax.grad(lambda d: graph.replay({"v3": d})[0])(0.0) == graph["v3"].gradient
 
         Args:
             changes: arrays to add, by the name of the value they are added to.

@@ -5,9 +5,9 @@ A call (`softmax` under `jax.jit`, a custom rule, a `scan`) is one step, or is o
 equations are written down instead. Loops and branches are opened as they run at this point: the
 branch taken, the steps made. What depends on no input is computed on the spot and is no step.
 
-    >>> builder = Builder(wanted=lambda names: "log_softmax" in names)
-    >>> outputs = builder.run(program, [builder.input(x, "x", active=True)], ())
-    >>> [step.operation for step in builder.steps]
+    builder = Builder(wanted=lambda names: "log_softmax" in names)
+    outputs = builder.run(program, [builder.input(x, "x", active=True)], ())
+    [step.operation for step in builder.steps]
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,6 @@
 """How the operation of a node is written: `w0·x0`, `max(0, h)`, `1/v7`.
 
->>> operation_text(step, [Name("w0"), Name("x0")], [(), ()])
-'w0·x0'
+`operation_text(step, [Name("w0"), Name("x0")], [(), ()])` gives `'w0·x0'`
 """
 
 from collections.abc import Sequence

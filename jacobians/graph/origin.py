@@ -4,8 +4,8 @@ A traced program has no trace of a function like `jax.nn.softmax`, which is no c
 remembers with every operation the Python frames it was made in. All operations that were made in
 one call of a function share the frames outside of it.
 
-    >>> origin = finder(("sigmoid",), lambda names: False)
-    >>> origin(equation)        # None, or the function's name with the place it was called from
+    origin = finder(("sigmoid",), lambda names: False)
+    origin(equation)        # None, or the function's name with the place it was called from
 """
 
 import functools

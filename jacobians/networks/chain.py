@@ -4,8 +4,8 @@
 explained on its own, the product is formed, and compared with the Jacobian of the whole. Without
 the nonlinearity the product is the same matrix everywhere: many layers are worth one.
 
-    >>> print(chain(network, params, x))
-    >>> print(without_nonlinearity(network, params, x))
+    print(chain(network, params, x))
+    print(without_nonlinearity(network, params, x))
 """
 
 import inspect

@@ -4,9 +4,9 @@ Forward, every layer is three gates: `linear`, `add_bias` and, but for the last 
 activation. Backward runs the same gates in reverse and calls the VJP that stands next to each
 one's forward function. What a VJP needs of the forward pass is kept.
 
-    >>> network = Network((2, 100, 3), activation=gates.get("tanh"))
-    >>> params = initialise(network, seed=0)
-    >>> value, gradients = loss_and_gradients(network, params, X, labels)
+    network = Network((2, 100, 3), activation=gates.get("tanh"))
+    params = initialise(network, seed=0)
+    value, gradients = loss_and_gradients(network, params, X, labels)
 """
 
 import operator

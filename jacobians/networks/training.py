@@ -3,9 +3,9 @@
 An epoch is one compiled loop over mini-batches; its order is drawn from a seed, so that a run can
 be repeated to the last digit on the same machine.
 
-    >>> X, labels = spiral(100, classes=3, seed=0)
-    >>> result = train(Network((2, 100, 3)), X, labels, SGD(rate=0.5, epochs=100))
-    >>> result.losses[-1]
+    X, labels = spiral(100, classes=3, seed=0)
+    result = train(Network((2, 100, 3)), X, labels, SGD(rate=0.5, epochs=100))
+    result.losses[-1]
 """
 
 import math

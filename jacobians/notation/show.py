@@ -4,7 +4,7 @@ A result knows nothing of screens. `str(result)` asks `text`, `result.to_dict()`
 they answer for its type stands in `jacobians.report`. Another form is another function here, and
 one module there.
 
-    >>> text(explain(jnp.tanh, x))
+    text(explain(jnp.tanh, x))
 """
 
 from functools import singledispatch

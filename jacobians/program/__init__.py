@@ -3,7 +3,7 @@
 A `Program` is a jaxpr with its constants; `view` reads it, `equations` runs it, `source` says where
 its equations come from, and `call` binds a function and its arguments to one.
 
-    >>> program.trace(f, shapes).equations
+    program.trace(f, shapes).equations
 """
 
 from jacobians.program.equations import (

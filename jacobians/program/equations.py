@@ -4,8 +4,8 @@ Whatever walks a program is `run` with an `apply` of its own, which says what be
 equation: evaluation, stripping, widening, the steps of a graph. `enter` runs the programs inside a
 call, `scan`, `while` or `cond` by a runner that is given.
 
-    >>> run(inner, [x])                                       # its values
-    >>> run(inner, [x], lambda equation, values: ...)         # what else its values may be
+    run(inner, [x])                                       # its values
+    run(inner, [x], lambda equation, values: ...)         # what else its values may be
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -4,7 +4,7 @@ JAX differentiates a `custom_jvp` or `custom_vjp` function by its rule and never
 program. The truth that a rule is measured against is the derivative of the program itself, so
 `strip_custom_rules` interprets it: every rule, at any depth, is replaced by what it wraps.
 
-    >>> plain = strip_custom_rules(model)      # same values; jax.jacfwd sees the program
+    plain = strip_custom_rules(model)      # same values; jax.jacfwd sees the program
 """
 
 from collections.abc import Callable, Sequence

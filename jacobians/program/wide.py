@@ -5,10 +5,10 @@ hard to tell from rounding. `run_wide` evaluates the equations of such a program
 in float64: conversions between float types do nothing, and numbers written in the program keep the
 value that they were rounded to. It is the same mathematics without the rounding.
 
-    >>> traced = trace(lambda x: (x.astype(jnp.bfloat16) * 3,), [jnp.ones(3)])
-    >>> with jax.enable_x64(True):
-    ...     run_wide(traced, [np.ones(3)])[0].dtype
-    dtype('float64')
+    traced = trace(lambda x: (x.astype(jnp.bfloat16) * 3,), [jnp.ones(3)])
+    with jax.enable_x64(True):
+        run_wide(traced, [np.ones(3)])[0].dtype
+    # dtype('float64')
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """The report of an audit, as text and as a dictionary.
 
-    >>> print(audit_text(audit(model, params, x)))
+    print(audit_text(audit(model, params, x)))
 
 A table with one line per rule, then what is wrong with each wrong one, then what was not checked.
 """

@@ -1,6 +1,6 @@
 """The report of a checked derivative, as text and as a dictionary.
 
->>> print(check_text(check_vjp(my_relu, x)))
+`print(check_text(check_vjp(my_relu, x)))`
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """A computational graph in Graphviz's language: `dot -Tsvg graph.dot -o graph.svg`.
 
->>> print(graph_dot(backprop(f, *args)))
+`print(graph_dot(backprop(f, *args)))`
 """
 
 from html import escape

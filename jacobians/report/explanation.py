@@ -1,6 +1,6 @@
 """Plain-text reports, at most 100 columns wide.
 
-    >>> print(explanation_text(explain(jax.nn.relu, jnp.ones(4))))
+    print(explanation_text(explain(jax.nn.relu, jnp.ones(4))))
 
 Every line that states a structure says by what evidence: *proved* from the program, for every input
 of these shapes, or *observed* at a number of points.

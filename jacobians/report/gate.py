@@ -1,6 +1,6 @@
 """Reports of gates: role, Jacobian, structure, and the hand-written VJP checked.
 
->>> print(gate_text(gates.get("relu"), gates.example_inputs(gates.get("relu"))))
+`print(gate_text(gates.get("relu"), gates.example_inputs(gates.get("relu"))))`
 """
 
 from collections.abc import Iterable, Iterator, Sequence

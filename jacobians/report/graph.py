@@ -1,6 +1,6 @@
 """A computational graph as text: the circuit, the table of gradients, and the sums at branches.
 
-    >>> print(graph_text(backprop(f, *args)))
+    print(graph_text(backprop(f, *args)))
 
 The circuit is read downwards for the forward pass and upwards for the backward pass. Each line is
 a value; the lines on its left are the wires, which end where they are used for the last time.

@@ -1,6 +1,6 @@
 """A computational graph as JSON-ready values.
 
->>> to_json(graph_dict(backprop(f, *args)))
+`to_json(graph_dict(backprop(f, *args)))`
 """
 
 from typing import Any

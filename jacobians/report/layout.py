@@ -5,8 +5,8 @@ the last one it reads from, wires across several layers get a bend point in each
 layers is improved by the mean position of the neighbours, and heights are then pulled towards
 the neighbours' without overlap.
 
-    >>> layout = layered([node sizes], [(0, 2), (1, 2)])
-    >>> layout.layer, layout.y
+    layout = layered([node sizes], [(0, 2), (1, 2)])
+    layout.layer, layout.y
 """
 
 from collections.abc import Mapping, Sequence

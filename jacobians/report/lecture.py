@@ -1,6 +1,6 @@
 """The lecture's worked example, f(W, x) = ‖W·x‖², every number computed from W and x.
 
->>> print(lecture_text())
+`print(lecture_text())`
 """
 
 import jax.numpy as jnp

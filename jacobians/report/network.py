@@ -1,6 +1,6 @@
 """A network's chain of Jacobians and the case for a nonlinearity, as text.
 
->>> print(chain_text(networks.chain(network, params, x)))
+`print(chain_text(networks.chain(network, params, x)))`
 """
 
 from jacobians.networks.chain import Chain, Collapse

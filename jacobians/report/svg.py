@@ -4,7 +4,7 @@ Boxes are operations, wires run from left to right; above a wire, in green, is t
 forward, below it, in red, the gradient that comes back. Where a wire branches, each branch shows
 its own summand at its end.
 
-    >>> open("graph.svg", "w").write(graph_svg(backprop(f, *args)))
+    open("graph.svg", "w").write(graph_svg(backprop(f, *args)))
 """
 
 from collections.abc import Sequence

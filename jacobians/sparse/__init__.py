@@ -17,14 +17,14 @@ since index tables make sparsity; each new content is a new analysis. In a loop,
 `jit`: an eager call traces `f` again. A Hessian counts as symmetric only where no custom derivative
 rule is inside but JAX's own; then it takes a star colouring.
 
-    >>> jacobian(jax.nn.relu)(jnp.ones(10**6))                 # BCOO with 10⁶ entries, no JVP
-    >>> jacobian(f, argnums=(0, 1), format="dense")(x, y)      # as jax.jacobian
-    >>> jacobian(f, format="scipy")(x)                         # CSR of the flattened matrix
-    >>> jacobian(f, format="operator")(x) @ v                  # nothing is listed
-    >>> piece = jacobian(residual, format="blocks")(x)         # a diagonal as a vector, a band …
-    >>> piece.jvp(tangent), piece.vjp(cotangent), piece @ vector, piece.todense()
-    >>> A = piece.to_lineax()                                  # extra `lineax`
-    >>> lineax.linear_solve(A, b).value
+    jacobian(jax.nn.relu)(jnp.ones(10**6))                 # BCOO with 10⁶ entries, no JVP
+    jacobian(f, argnums=(0, 1), format="dense")(x, y)      # as jax.jacobian
+    jacobian(f, format="scipy")(x)                         # CSR of the flattened matrix
+    jacobian(f, format="operator")(x) @ v                  # nothing is listed
+    piece = jacobian(residual, format="blocks")(x)         # a diagonal as a vector, a band …
+    piece.jvp(tangent), piece.vjp(cotangent), piece @ vector, piece.todense()
+    A = piece.to_lineax()                                  # extra `lineax`
+    lineax.linear_solve(A, b).value
 
 A piece and an operator multiply from both sides without building a matrix, and go through `jit` and
 `vmap`. `lineax` gets tags (diagonal, tridiagonal, triangular, symmetric) where they are proved

@@ -4,7 +4,7 @@ As few values are held fixed as the function allows: none where it can be traced
 other arguments where it looks at them, and all where it looks at what is differentiated; it is
 then linearised where it is, or differentiated row by row, as `jax.jacobian` does.
 
-    >>> bind_call(f, (0,), False, (x, 3), {}).plain.program
+    bind_call(f, (0,), False, (x, 3), {}).plain.program
 """
 
 from collections.abc import Callable, Sequence

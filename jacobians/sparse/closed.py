@@ -6,8 +6,8 @@ index is more than a slice, they are looked up by indices found once. Values tha
 entry are summed: a few by one gather each, many by one scatter. What no input changes is computed
 beforehand.
 
-    >>> form = closed_form(terms, out_shape, in_shape, tape)
-    >>> form.values(arrays, dtype)         # one number per entry, in the pattern's order
+    form = closed_form(terms, out_shape, in_shape, tape)
+    form.values(arrays, dtype)         # one number per entry, in the pattern's order
 """
 
 from collections.abc import Mapping

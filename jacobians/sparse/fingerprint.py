@@ -5,8 +5,8 @@ kept between calls is looked up by the program itself: operations, parameters, l
 content of its constants. Python functions inside a program, custom derivative rules and callbacks,
 count as the same only when they are the same object, which the key keeps alive.
 
-    >>> fingerprint(trace(f, [x])) == fingerprint(trace(f, [x]))
-    True
+    fingerprint(trace(f, [x])) == fingerprint(trace(f, [x]))
+    # True
 """
 
 import hashlib

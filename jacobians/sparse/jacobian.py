@@ -4,9 +4,9 @@ The function is traced, linearised by JAX and its Jacobian's structure derived f
 plan says how each block is computed (`prepare.py`). Analyses are kept between calls and looked up
 by the traced program, so a function may close over anything, changing arrays and tracers included.
 
-    >>> jacobian(lambda x: jnp.maximum(x, 0))(x)              # BCOO, one entry per element
-    >>> jax.jit(jacobian(f, format="dense"))(x)
-    >>> print(plan(f, x))                                     # how, and at what cost
+    jacobian(lambda x: jnp.maximum(x, 0))(x)              # BCOO, one entry per element
+    jax.jit(jacobian(f, format="dense"))(x)
+    print(plan(f, x))                                     # how, and at what cost
 """
 
 from collections.abc import Callable, Sequence

@@ -5,8 +5,8 @@ gives, with the custom derivative rules inside the function; so the function is 
 first, and the walk sees the program from tangents to tangents (or from cotangents to cotangents)
 in which every rule has been applied. It is linear in them, and its Jacobian is the one wanted.
 
-    >>> plain = trace_plain(f, leaves, [0])
-    >>> linear = forward(plain)        # constants, leaves, tangents → values, tangents
+    plain = trace_plain(f, leaves, [0])
+    linear = forward(plain)        # constants, leaves, tangents → values, tangents
 """
 
 from collections.abc import Callable, Mapping, Sequence

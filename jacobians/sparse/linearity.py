@@ -5,8 +5,8 @@ no linear map, and then the rows of `jax.jacobian` are the rule applied to unit 
 nothing may be computed together or read off coefficients. Only operations listed here count as
 linear; anything else that a direction reaches makes the answer no.
 
-    >>> is_linear(program, range(2, 3))
-    True
+    is_linear(program, range(2, 3))
+    # True
 """
 
 from collections.abc import Iterable, Sequence

@@ -3,8 +3,8 @@
 The entries of one term without conditions are a grid; where its strides decrease far enough the
 grid is in order already, and nothing has to be sorted or even stored.
 
-    >>> pattern = block_pattern(terms, out_shape, in_shape)
-    >>> pattern.count, pattern.rows[:3], pattern.columns[:3]
+    pattern = block_pattern(terms, out_shape, in_shape)
+    pattern.count, pattern.rows[:3], pattern.columns[:3]
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """`plan`: how `jacobian` computes each block of a Jacobian, and what that saves.
 
->>> print(plan(jax.nn.relu, jax.ShapeDtypeStruct((4096,), jnp.float32)))
+`print(plan(jax.nn.relu, jax.ShapeDtypeStruct((4096,), jnp.float32)))`
 """
 
 from collections.abc import Callable, Mapping, Sequence

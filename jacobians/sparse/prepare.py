@@ -4,8 +4,8 @@ A block whose coefficients have a formula can be evaluated in closed form; one t
 input is computed once; the others share sweeps of JVPs or VJPs. `prepare` decides and builds the
 index tables; `Prepared.evaluate` is a pure function of arrays, for `jax.jit`.
 
-    >>> prepared = prepare(plain, options)
-    >>> values, entries = prepared.evaluate(runtime, prepared.tables)
+    prepared = prepare(plain, options)
+    values, entries = prepared.evaluate(runtime, prepared.tables)
 """
 
 from collections.abc import Sequence

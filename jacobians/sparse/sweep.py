@@ -5,8 +5,8 @@ as memory allows, and reads the entries out of the results by one gather with in
 beforehand. Which entries are read from JVPs and which from VJPs is decided by counting: an arrow
 matrix takes one VJP for its full row and two JVPs for the rest.
 
-    >>> sweeps = plan_sweeps(blocks, out_shapes, in_shapes, forward=True, reverse=True)
-    >>> [sweep.coloring.count for sweep in sweeps]
+    sweeps = plan_sweeps(blocks, out_shapes, in_shapes, forward=True, reverse=True)
+    [sweep.coloring.count for sweep in sweeps]
 """
 
 from collections.abc import Iterator, Sequence

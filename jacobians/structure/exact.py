@@ -5,8 +5,8 @@ something: where entries are, and which of them are equal. Here every entry is l
 compared with a tolerance, and what only a rank could tell is left out. Numbers count where they are
 the arrays' own, multiplied and added without any rounding; otherwise the pattern alone speaks.
 
-    >>> matrix = listed(facts.terms, (4,), (4,), tape.certain)
-    >>> names(matrix, (4,), (4,))
+    matrix = listed(facts.terms, (4,), (4,), tape.certain)
+    names(matrix, (4,), (4,))
 """
 
 from collections.abc import Callable, Sequence

@@ -1,9 +1,9 @@
 """Python code that repeats a check, for the end of a failure message.
 
-    >>> print(check_code(my_relu, (jnp.array([-1.0, 2.0]),)))
-    import jax.numpy as jnp
-    import jacobians
-    from mymodule import my_relu
+    print(check_code(my_relu, (jnp.array([-1.0, 2.0]),)))
+    # import jax.numpy as jnp
+    # import jacobians
+    # from mymodule import my_relu
 
     x = jnp.array([-1.0, 2.0], "float32")
     jacobians.check_vjp(my_relu, x).raise_if_wrong()

@@ -4,12 +4,12 @@
 derivative is checked on each of them, every entry. A failure shrinks to a small shape and round
 numbers, and its message says what is wrong, and ends with code that repeats it.
 
-    >>> test_my_norm = vjp_test(my_norm, "(m,n),(n)->(m,n)")
+    test_my_norm = vjp_test(my_norm, "(m,n),(n)->(m,n)")
 
 `assert_vjp` checks at given values; `operands` draws arrays whose shapes fit a generalised-ufunc
 signature, empty axes, axes of length 1 and broadcasting included.
 
-    >>> assert_vjp(my_norm, x, scale)
+    assert_vjp(my_norm, x, scale)
 
 Needs the `test` extra: `pip install "jacobians[test]"`.
 """

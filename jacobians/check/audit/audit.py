@@ -7,9 +7,9 @@ called with, and gives these values to `check_vjp`.
 When a rule is called often, all its calls are first compared in one random direction, in float64,
 and those that differ most are then compared entry by entry.
 
-    >>> found = audit(model, params, x)
-    >>> bool(found), [(rule.name, rule.verdict) for rule in found.rules]
-    (False, [('rms_norm', 'right'), ('swiglu', 'wrong')])
+    found = audit(model, params, x)
+    bool(found), [(rule.name, rule.verdict) for rule in found.rules]
+    # (False, [('rms_norm', 'right'), ('swiglu', 'wrong')])
 
 Rules of JAX itself, such as that of `jax.nn.relu`, are listed apart and checked only when asked.
 """

@@ -9,8 +9,8 @@ side. A rule that takes its precision from its operands can so be called again i
 rounding does not hide a mistake; one that is tied to bfloat16 or float32 by a conversion is
 evaluated in float64 equation by equation.
 
-    >>> for site in capture(model, (params, x)).sites:
-    ...     print(site.definition.name, site.seen)
+    for site in capture(model, (params, x)).sites:
+        print(site.definition.name, site.seen)
 """
 
 from collections.abc import Callable, Mapping, Sequence

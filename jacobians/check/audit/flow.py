@@ -8,9 +8,9 @@ Both err on the side of yes. A rule returns what it likes, also where its functi
 (a straight-through estimator): a result of one moves with every operand that its value depends on,
 in whatever way, and passes its cotangent back to these.
 
-    >>> flow = Flow()
-    >>> roles = flow.roles(program, [source(0), source(1)])
-    >>> live = flow.uses(program, roles, [LIVE])
+    flow = Flow()
+    roles = flow.roles(program, [source(0), source(1)])
+    live = flow.uses(program, roles, [LIVE])
 """
 
 from collections.abc import Iterator, Sequence

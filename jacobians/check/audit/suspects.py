@@ -5,8 +5,8 @@ derivatives that differ give different results, but for coincidences of probabil
 not say which entry is wrong, and at kinks it may differ rightly. It costs two backward passes,
 however large the Jacobian is.
 
-    >>> compare = prober(site, compiled=True)
-    >>> compare(site.kept[0]).difference([0]) > 1          # worth a look at every entry
+    compare = prober(site, compiled=True)
+    compare(site.kept[0]).difference([0]) > 1          # worth a look at every entry
 """
 
 from collections.abc import Callable, Mapping, Sequence

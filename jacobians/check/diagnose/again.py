@@ -5,8 +5,8 @@ missing sum, or a threshold. A cause explains the difference at other inputs of 
 and the rule can be called there. The other points stay where the given values are: the entries of
 each input exchanged and moved a little, and numbers between its smallest and largest.
 
-    >>> others = other_cases(case, made, oracle, notes)
-    >>> [o.fit(hypothesis(o)) for o in others]
+    others = other_cases(case, made, oracle, notes)
+    [o.fit(hypothesis(o)) for o in others]
 """
 
 from collections.abc import Callable, Iterable, Sequence

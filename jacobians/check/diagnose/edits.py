@@ -6,9 +6,9 @@ is wrong); the value that an operation is linearised at is exchanged for another
 a local derivative is left out, applied twice, inverted. Setting the switches and taking a JVP gives
 the derivative that such a mistake would give. A loop is edited in all its steps alike.
 
-    >>> edited = Edited(inner=inner, names=["x"])
-    >>> edited.survey(values)
-    >>> edited.evaluate([Setting(scales={3: 0.0})], values, tangents)
+    edited = Edited(inner=inner, names=["x"])
+    edited.survey(values)
+    edited.evaluate([Setting(scales={3: 0.0})], values, tangents)
 """
 
 import time

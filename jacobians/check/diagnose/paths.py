@@ -5,8 +5,8 @@ the difference that each edit of the program's derivative makes (`edits`). An ed
 mistake when the two agree, up to a number where the edit is a path: −1 means that the path is
 missing, 1 that it is counted twice, −2 that its sign is wrong.
 
-    >>> explained(case, oracle)
-    [Diagnosis(kind='missing-term', message='the path through `mean` …', fit=1.0, inputs=('x',))]
+    explained(case, oracle)
+    # [Diagnosis(kind='missing-term', message='the path through `mean` …', fit=1.0, inputs=('x',))]
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """A Jacobian block as a sum of terms, kept short by merging equal relations.
 
-    >>> block = union([term_of_x, term_of_x])     # x + x: one term, coefficient 2
+    block = union([term_of_x, term_of_x])     # x + x: one term, coefficient 2
 
 Paths through a program multiply, relations do not: terms of the same relation become one term whose
 coefficient is their sum, and where formulas have been given up, a term inside another is dropped.

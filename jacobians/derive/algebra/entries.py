@@ -4,7 +4,7 @@ Relations are answered by formula wherever possible; this is for when somebody w
 themselves. Equations are solved numerically for one variable each, so that the grid runs only
 over the free ones.
 
-    >>> rows, columns = pairs(term, out_shape, in_shape)
+    rows, columns = pairs(term, out_shape, in_shape)
 """
 
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,8 @@ Equations and index tables are solved for one variable each, so that only the fr
 over; where bounds tie a variable to earlier ones it runs between them only, so that a band of a
 large matrix costs its entries and not the matrix.
 
-    >>> found = points(term)
-    >>> found.count, found.value(term.out[0])
+    found = points(term)
+    found.count, found.value(term.out[0])
 """
 
 from collections.abc import Iterable, Sequence

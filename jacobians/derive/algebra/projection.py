@@ -5,7 +5,7 @@ tables `A[i,j]≠0`, `B[j,k]≠0`, `C[k,l]≠0`. Its index vectors are the paths
 there may be far more than entries. Removing j and k one after the other, each by one product of
 boolean sparse matrices, leaves one table over (i,l).
 
-    >>> smaller, exact = projected(term, limit)
+    smaller, exact = projected(term, limit)
 """
 
 from collections.abc import Iterable, Sequence

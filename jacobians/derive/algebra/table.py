@@ -1,8 +1,7 @@
 """Known arrays that index relations refer to: masks and index tables, compared by content.
 
->>> mask = Table(np.tril(np.ones((4, 4), bool)))
->>> mask.holds((constant(2), constant(1)), None)
-True
+`mask = Table(np.tril(np.ones((4, 4), bool)))`
+`mask.holds((constant(2), constant(1)), None)` gives `True`
 """
 
 import hashlib

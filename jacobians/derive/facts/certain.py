@@ -5,7 +5,7 @@ divided by the row's sum stays 0: unless the whole row is masked, where −∞ �
 Coefficients that are certainly 0 cut a pattern like a known mask does. What each entry may be is
 followed from operation to operation (`facts.special`), once for every value that is asked for.
 
-    >>> zeros(tape, number)        # boolean array, or None when nothing is certain
+    zeros(tape, number)        # boolean array, or None when nothing is certain
 """
 
 from collections.abc import Sequence

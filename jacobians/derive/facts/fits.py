@@ -4,7 +4,7 @@ A rule that names an index too many, or one beyond the end of an axis, says noth
 contradiction is a fault of this package, never of the function: the walk then takes the operation
 as wide as can be, and a note says what did not fit and asks to report it.
 
-    >>> misfit(term, (3,), (4,))      # None, or "index 5 of an axis of size 4"
+    misfit(term, (3,), (4,))      # None, or "index 5 of an axis of size 4"
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ A[i,j] ≠ 0 and B[j,k] ≠ 0. With every further matrix there are more paths an
 inner indices then leave the relation: what is left is one condition on (i, k), and the formula sums
 over j as it would if nothing were zero, since A[i,j] is 0 itself wherever the condition fails.
 
-    >>> smaller, exact = without_paths(term, tape, fair)
+    smaller, exact = without_paths(term, tape, fair)
 """
 
 from collections.abc import Sequence

@@ -6,8 +6,8 @@ widened by what rounding can do, and a value that may be NaN says so. Where a se
 comparison, each case is looked at under what the comparison says, so that
 `where(i < 0, i + n, i)`, which `jax.numpy` puts around every index, keeps the range of i.
 
-    >>> range_of(tape, number)     # of argmax(x[:2]) + [0, 1]
-    Range(low=[0, 1], high=[1, 2])
+    range_of(tape, number)     # of argmax(x[:2]) + [0, 1]
+    # Range(low=[0, 1], high=[1, 2])
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ stands its radius: whatever order, fusion or backend computes it, the result lie
 `value ± radius`. The radius is 0 where nothing is rounded: moved and selected entries, comparisons
 of what is known well enough, integers, and sums and products that the type holds exactly.
 
-    >>> radii("sub", {}, [a, b], [radius_of_a, None], [a - b])     # [array], or [None]: all exact
+    radii("sub", {}, [a, b], [radius_of_a, None], [a - b])     # [array], or [None]: all exact
 
 A radius of ∞ says that nothing is known of the entry. None stands for a radius of 0 everywhere.
 """

@@ -7,7 +7,7 @@ is not known. The zeros, infinities and NaN that the
 program writes down itself are followed through every operation exactly, so that 0·∞, ∞ − ∞ and 0/0
 are found where they are made.
 
-    >>> BINARY["sub"][NEGATIVE_INFINITY, NEGATIVE_INFINITY] == NAN
+    >>> bool(BINARY["sub"][NEGATIVE_INFINITY, NEGATIVE_INFINITY] == NAN)
     True
 """
 

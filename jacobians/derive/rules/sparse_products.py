@@ -7,7 +7,7 @@ A sparse matrix is its entries and where they are. With M = Σ_e data[e] · E[ro
 Written out so, the rules for gather and scatter find the pattern by the index arrays, where these
 are known.
 
-    >>> definition(equation)        # a function of the operands, or None
+    definition(equation)        # a function of the operands, or None
 """
 
 from collections.abc import Callable, Mapping, Sequence

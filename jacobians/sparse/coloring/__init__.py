@@ -6,9 +6,9 @@ number, found by search and verified on every entry. For any other pattern it is
 distance-2 colouring, the best of several orders; then colour classes are rearranged as long as
 that saves colours.
 
-    >>> coloring = color_columns(rows, columns, (m, n))
-    >>> coloring.count, coloring.lower_bound
-    (3, 3)
+    coloring = color_columns(rows, columns, (m, n))
+    coloring.count, coloring.lower_bound
+    # (3, 3)
 
 Source: Gebremedhin, Manne and Pothen, *What color is your Jacobian?*, SIAM Review 47 (2005);
 Culberson, *Iterated greedy graph coloring* (1992).

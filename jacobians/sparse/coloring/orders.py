@@ -1,6 +1,6 @@
 """Orders in which vertices of a graph are coloured; all of them by the numbers of neighbours.
 
-    >>> [order.tolist() for _, order in orders(neighbours)]
+    [order.tolist() for _, order in orders(neighbours)]
 
 Source: Gebremedhin, Manne and Pothen, *What color is your Jacobian?*, SIAM Review 47 (2005),
 section 7.

@@ -4,7 +4,7 @@ An export maps arrays of the shapes that the function has, as `piece.jvp` does, 
 arrays: it goes in and out of `jax.jit` and `jax.vmap`. `lineax` trusts its tags without looking, so
 a property without proof is no tag. `lineax` is no dependency: it is imported when needed.
 
-    >>> jacobian(heat, format="blocks")(u).to_lineax()        # a TridiagonalLinearOperator
+    jacobian(heat, format="blocks")(u).to_lineax()        # a TridiagonalLinearOperator
 """
 
 import importlib

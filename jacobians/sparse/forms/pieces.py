@@ -4,8 +4,8 @@ A diagonal block is its diagonal, a block-diagonal one an array [B, m, n], an ou
 factors, a band its diagonals. Every piece is a pytree with the same few methods, none of which
 builds the matrix but `todense`.
 
-    >>> piece = jacobian(jax.nn.relu, format="blocks")(x)
-    >>> piece.values.shape, piece.jvp(tangent), piece.vjp(cotangent), piece @ vector
+    piece = jacobian(jax.nn.relu, format="blocks")(x)
+    piece.values.shape, piece.jvp(tangent), piece.vjp(cotangent), piece @ vector
 """
 
 from collections.abc import Callable
