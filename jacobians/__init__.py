@@ -12,7 +12,8 @@ cli, report, sparse, networks, graph, testing, check, structure, notation, deriv
 errors. What a newcomer touches to add
 
 - a rule for a primitive: its family's file in `derive/rules/`, and its row in
-  `program/primitives.py` (what it does; a name in words, if it needs one: `notation/operation.py`);
+  `program/primitives.py` (one in `notation/operation.py` where it is called otherwise than it is
+  named);
 - a structure kind: `structure/kinds.py` (its name), `structure/proved.py` (its proof),
   `structure/observed.py` (how it looks in numbers), and `tests/words.py` (its oracle);
 - a diagnosis: `check/diagnose/alternatives.py` or `blocks.py` (the hypothesis),
