@@ -94,7 +94,9 @@ def test_what_is_ruled_out_does_not_count_be_it_infinite():
     array, chosen = np.array([np.inf, 2, 3], np.float32), np.array([0, 1, 1], np.float32)
     tape = Tape()
     plain = new_value(tape, array)
-    selects = new_value(tape, chosen, function=Function("select 0", "1[{0}]", lambda x: x))
+    selects = new_value(
+        tape, chosen, function=Function("select 0", "1[{0}]", lambda x: x, selects=True)
+    )
     at_v = (variable(V),)
     both = Product(1.0, (Factor(plain, at_v), Factor(selects, at_v)))
     term = Term({V: 3}, at_v, at_v, Coefficient((both,), frozenset((0,))))
