@@ -129,8 +129,8 @@ def underflow(known: Grounds) -> Array:
     return np.full(len(known.size), UNDERFLOWS * known.precision.tiny)
 
 
-# a floor beneath the bar: sixteen roundings of the output over a move as large as the input itself,
-# which is less than the steps of the table, of 5 % and less, can tell
+# a floor beneath the bar: sixteen roundings of the output over a move as large as the input itself.
+# The steps of the differences are 5 % of it and less, so that they tell nothing finer
 DIFFERENCE_ROUNDINGS = 16.0
 
 

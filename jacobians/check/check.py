@@ -39,6 +39,7 @@ from jacobians.check.problems import (
     _note_single_precision,
     _primal_problems,
     _symbolic_problems,
+    raised_by_the_rule,
 )
 from jacobians.check.result import BlockCheck, Problem, VJPCheck, WorstEntry
 from jacobians.check.rule import Rule, find_rule, without_static
@@ -78,7 +79,7 @@ def check_vjp(
         diagnose: for how many seconds of the process's CPU time the cause of a mistake may be
             looked for; True for ten, False not to look for it. Where the time is over, the report
             says "search stopped" and has what was found so far; the verdict stays the same. (A
-            `jacobians.diagnose.Budget` is shared by the checks that are given it.)
+            `jacobians.check.diagnose.Budget` is shared by the checks that are given it.)
 
     Returns:
         The verdict; its truth value says whether the derivative is right, or differs as declared.
@@ -136,7 +137,9 @@ def _checked(
         return without_numbers()
     oracle = Oracle(call)
     try:
-        problems += _primal_problems(call, rule, oracle) + _symbolic_problems(call, rule)
+        problems += _primal_problems(call, rule, oracle)
+        with raised_by_the_rule():
+            problems += _symbolic_problems(call, rule)
         problems += [Problem(x.kind, x.message, x.inputs) for x in _faults(call, rule, oracle)]
         made = compare(call, rule, oracle, notes)
     except RuleRaisedError as error:

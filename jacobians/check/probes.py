@@ -22,6 +22,7 @@ from jacobians.check import kinks
 from jacobians.check.arrays import Array, Bools
 from jacobians.check.implied import DOUBLE, pulled, rounding_to_first_order
 from jacobians.check.oracle import NUDGE, Oracle
+from jacobians.check.problems import raised_by_the_rule
 from jacobians.check.rule import Rule
 from jacobians.check.summands import drawn, largest, rounding_slopes
 from jacobians.errors import ArgumentError, first_line
@@ -126,7 +127,7 @@ def probed(call: Call, rule: Rule, oracle: Oracle, notes: list[str]) -> list[Pro
             for probe in probes:
                 cotangent = _at_place(place, probe, templates)
                 given = tuple(c.astype(y.dtype) for c, y in zip(cotangent, primal, strict=True))
-                of_rule = pulled(call, rule, oracle.wide, cotangent)
+                of_rule = _of_rule(call, rule, oracle, cotangent)
                 for side, made in zip(sides, (pull(given), nudged(given), of_rule), strict=True):
                     side.append([np.asarray(c, np.float64).ravel() for c in made])
             for number, k in enumerate(call.selected):
@@ -186,6 +187,25 @@ def _noise(products: _Products, call: Call, rule: Rule, oracle: Oracle) -> Array
             error,
         )
     return result
+
+
+def _of_rule(call: Call, rule: Rule, oracle: Oracle, cotangent: Sequence[Any]) -> list[Any]:
+    """What the rule makes of a cotangent in double precision.
+
+    Raises:
+        RuleRaisedError: the rule raises in its own precision too.
+        ArgumentError: it can be evaluated in its own precision only, which tells too little here.
+    """
+    try:
+        return list(pulled(call, rule, oracle.wide, cotangent))
+    except Exception as error:
+        values = [leaf.value for leaf in call.inputs]
+        with raised_by_the_rule(), jax.enable_x64(False):
+            pulled(call, rule, values, [jnp.asarray(c, jnp.float32) for c in cotangent])
+        raise ArgumentError(
+            "the Jacobian is too large to compare entry by entry, and the rule cannot be evaluated "
+            f"in float64 ({first_line(error)}): check at smaller shapes"
+        ) from error
 
 
 def _judged(products: _Products, call: Call, rule: Rule, oracle: Oracle) -> Probed:

@@ -4,7 +4,8 @@ A rule that raises, that returns another structure, shape or dtype than the inpu
 than the function, or that is not linear in the cotangent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -36,6 +37,21 @@ WORTH_A_NOTE = 1e-3
 QUICK = {"xla_backend_optimization_level": 0}
 
 
+@contextmanager
+def raised_by_the_rule() -> Iterator[None]:
+    """Takes what is raised inside for the rule's doing.
+
+    Raises:
+        RuleRaisedError: something was raised.
+    """
+    try:
+        yield
+    except RuleRaisedError:
+        raise
+    except Exception as error:
+        raise RuleRaisedError(first_line(error)) from error
+
+
 def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
     """Faults of the rule as a linear map, in double precision where it can be evaluated there."""
     names = [call.inputs[k].name for k in call.selected]
@@ -45,7 +61,11 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
         templates = output_templates(call, values)
         floats = floats_of(call, values)
         eps = max(float(jnp.finfo(t.dtype).eps) for t in templates)
-        eps = max(eps, precisions(call, rule, values)[0])
+        try:
+            eps = max(eps, precisions(call, rule, values)[0])
+        except Exception as error:
+            # what cannot be traced may still be evaluated
+            oracle.gives_up("JAX cannot trace the rule: what it rounds to is not known", error)
         compiled = jax.jit(lambda given, c: pulled(call, rule, rebuilt(call, values, given), c))
 
         def plain(c: Sequence[Any]) -> Sequence[Any]:
@@ -66,7 +86,13 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
                     "JAX cannot differentiate the rule; its rounding is imitated instead", error
                 )
                 exact = plain(c)
-                moved = [noisy(values, c, eps, seed) for seed in range(len(drawn()))]
+                try:
+                    moved = [noisy(values, c, eps, seed) for seed in range(len(drawn()))]
+                except Exception as cause:
+                    oracle.gives_up(
+                        "the rule's rounding cannot be imitated: none is allowed", cause
+                    )
+                    return [np.zeros(np.shape(a)) for a in exact]
                 pairs = [zip(m, exact, strict=True) for m in moved]
                 return largest([[np.asarray(a) - np.asarray(b) for a, b in p] for p in pairs])
 
@@ -83,10 +109,8 @@ def _faults(call: Call, rule: Rule, oracle: Oracle) -> tuple[Fault, ...]:
             return tested(oracle.wide)
         except Exception as error:
             oracle.gives_up("whether the rule is linear is tested in its own precision", error)
-    try:
+    with raised_by_the_rule():
         return tested([leaf.value for leaf in call.inputs])
-    except Exception as error:
-        raise RuleRaisedError(first_line(error)) from error
 
 
 def _symbolic_problems(call: Call, rule: Rule) -> list[Problem]:
@@ -270,10 +294,8 @@ def _primal_problems(call: Call, rule: Rule, oracle: Oracle) -> list[Problem]:
     """Whether the forward pass of the rule returns what the function returns."""
     if rule.primal is None:
         return []
-    try:
+    with raised_by_the_rule():
         mine = jax.tree.leaves(rule.primal())
-    except Exception as error:
-        raise RuleRaisedError(first_line(error)) from error
     plain = oracle.narrow_outputs
     problems = []
     for k, (leaf, a, b) in enumerate(zip(call.outputs, mine, plain, strict=False)):

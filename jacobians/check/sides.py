@@ -1,7 +1,7 @@
 """The two sides of a comparison: the explicit Jacobian, and the one that a rule implies.
 
 A small block is looked at as a whole; a large one where its derived pattern has entries, compressed
-by colouring, and at places drawn at random.
+by colouring.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,9 +36,8 @@ from jacobians.program.call import Call, output_templates, rebuilt
 WHOLE = 1 << 18
 MAX_WHOLE = 1 << 26
 MAX_PATTERN = 1 << 22
-# rounding errors are imitated this often, and may be this many times larger than what was seen
+# rounding errors are imitated this often
 SEEDS = 4
-
 LOUD = 16.0
 
 

@@ -31,6 +31,7 @@ from jacobians.derive.facts.radius import Radius
 from jacobians.derive.operation import Local, Operation, restrict_index
 from jacobians.derive.rules import choosing, indexing, matrices, moving, reducing
 from jacobians.derive.rules.elementwise import derivative
+from jacobians.derive.rules.narrowing import narrower_type
 from jacobians.derive.tape import Node, Tape, Value
 from jacobians.program.primitives import Does, does
 from jacobians.program.view import Program, is_inexact
@@ -234,6 +235,18 @@ class Walk:
                     self.blocks[node.outputs[k]] = self.blocks[node.inputs[k]]
         else:
             self.local(operation, outputs)
+        narrower = narrower_type(node, self.tape)
+        if narrower is not None:
+            (result,) = node.outputs
+            rounded = {
+                source: tuple(
+                    replace(t, coefficient=coefficients.narrowed(t.coefficient, *narrower))
+                    for t in terms
+                )
+                for source, terms in self.blocks.get(result, {}).items()
+            }
+            if rounded:
+                self.blocks[result] = rounded
 
     def has_derivative(self, number: int) -> bool:
         """Whether a value is of a type that carries derivatives, and not empty."""

@@ -7,6 +7,7 @@ with `checkpoint_name`, and of other intermediates by a short name with a defini
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -62,6 +63,12 @@ OPPOSITE = {"gt": "le", "lt": "ge", "ge": "lt", "le": "gt", "eq": "ne", "ne": "e
 IS = {case: is_case(case) for case in (0, 1)}
 
 
+def unnamed(tape: Tape, number: int) -> int:
+    """The value that `checkpoint_name` was given, where it made this one: the two are equal."""
+    node = tape.values[number].node
+    return node.inputs[0] if node is not None and node.op == "name" else number
+
+
 @dataclass(eq=False)
 class Names:
     """Names of tape values, given as they are asked for.
@@ -83,6 +90,18 @@ class Names:
         names = {*self.tape.names.values(), self.output[1], *self.definitions}
         return names | {variable(name) for name in names}
 
+    @cached_property
+    def named(self) -> frozenset[int]:
+        """The values that the user's name tells apart: of two called `h` neither is."""
+        called = {self.output[1]: {unnamed(self.tape, self.output[0])}}
+        for number, name in self.tape.names.items():
+            called.setdefault(name, set()).add(unnamed(self.tape, number))
+        return frozenset(
+            number
+            for number, name in self.tape.names.items()
+            if self.tape.values[number].source == "input" or len(called[name]) == 1
+        )
+
     @property
     def given(self) -> set[str]:
         """What no index may be called: the names that stand for an array, now or later."""
@@ -91,7 +110,7 @@ class Names:
     @property
     def values(self) -> tuple[tuple[Expression, int], ...]:
         """What has been written of which value."""
-        named = ((Name(name), number) for number, name in self.tape.names.items())
+        named = ((Name(self.tape.names[number]), number) for number in sorted(self.named))
         given = ((written, number) for number, written in self._given.items())
         return (*named, *given, (Name(self.output[1]), self.output[0]))
 
@@ -99,9 +118,8 @@ class Names:
         """The name of a value: the user's, the output's, or a short one with a definition."""
         if number == self.output[0]:
             return Name(self.output[1])
-        named = self.tape.names.get(number)
-        if named is not None:
-            return Name(named)
+        if number in self.named:
+            return Name(self.tape.names[number])
         if number not in self._given:
             written = self.written(number, top=True)
             if self._simple(number) and len(text_of(written)) <= INLINE:
@@ -114,7 +132,7 @@ class Names:
 
     def written(self, number: int, top: bool = False) -> Expression:
         """A value written out one level; deeper parts by their names."""
-        if not top and (number in self.tape.names or number == self.output[0]):
+        if not top and (number in self.named or number == self.output[0]):
             return self.of(number)
         value = self.tape.values[number]
         if not value.depends:

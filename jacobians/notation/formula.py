@@ -40,7 +40,7 @@ from jacobians.derive.algebra.term import Term
 from jacobians.derive.call import CallDerivation
 from jacobians.derive.operation import resolve
 from jacobians.derive.tape import Tape
-from jacobians.notation.expression import Names, variable
+from jacobians.notation.expression import Names, unnamed, variable
 from jacobians.notation.indices import axis_letters, entry_at, index_formula, index_vjp
 from jacobians.notation.matrix import matrix_vjp
 from jacobians.notation.text import text_of
@@ -108,7 +108,9 @@ def formulas(
     terms = derivation.terms(output, input_)
     tape = derivation.tape
     inputs = {leaf.name for leaf in call.inputs}
-    shown = out_leaf.name if own_name else _output_name(out_leaf.name, inputs)
+    result = unnamed(tape, derivation.derivation.outputs[output])
+    called = {name for number, name in tape.names.items() if unnamed(tape, number) != result}
+    shown = out_leaf.name if own_name else _output_name(out_leaf.name, inputs | called)
     names = Names(tape, (derivation.derivation.outputs[output], shown))
     left, right = axis_letters((out_leaf.shape, in_leaf.shape), names.given)
     nothing = Formulas(index=(left, right))

@@ -195,7 +195,7 @@ def _product(e: Product) -> _Text:
     if len(factors) > 1:
         body, loosest = "·".join(f.within(POINT) for f in factors), POINT
     elif negative:
-        body, loosest = factors[0].whole, factors[0].level
+        body, loosest = factors[0].within(POINT), POINT
     else:
         body, loosest, negative = factors[0].body, factors[0].binds, factors[0].negative
     if e.over:

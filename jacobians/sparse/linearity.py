@@ -2,8 +2,9 @@
 
 JAX takes a custom derivative rule at its word. A rule that clips or takes the sign of a gradient is
 no linear map, and then the rows of `jax.jacobian` are the rule applied to unit vectors one by one:
-nothing may be computed together or read off coefficients. Only operations listed here count as
-linear; anything else that a direction reaches makes the answer no.
+nothing may be computed together or read off coefficients. Only operations that
+`program.primitives` calls linear count as such; anything else that a direction reaches makes the
+answer no.
 
     is_linear(program, range(2, 3))
     # True

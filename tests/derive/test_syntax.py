@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 from jacobians import backprop, explain
 from jacobians.derive.algebra.syntax import (
@@ -119,3 +120,24 @@ def test_only_definitions_that_are_used_are_needed():
 def test_a_wire_called_out_keeps_its_name_in_a_graph():
     local = backprop(lambda x: jnp.exp(x), 0.5)["out"].local_gradients[0]
     assert (local.formula, local.vjp_formula) == ("out", "x̄ = bar(out)·out")
+
+
+@pytest.mark.parametrize(
+    ("f", "name", "used"),
+    [
+        # a value called y: the output is called otherwise
+        (lambda x: jnp.sin(checkpoint_name(jnp.exp(x), "y")), "y", True),
+        # the name of an input is the input's alone, and of two values of one name none has it
+        (lambda x: jnp.sin(checkpoint_name(jnp.cos(x), "x")), "x", False),
+        (
+            lambda x: jnp.sin(checkpoint_name(checkpoint_name(jnp.tanh(x), "h") * x, "h")),
+            "h",
+            False,
+        ),
+        (lambda x: jnp.sin(checkpoint_name(jnp.tanh(x) * x, "h")), "h", True),
+    ],
+)
+def test_a_name_that_is_not_one_values_alone_is_not_used(f, name, used):
+    block = explain(f, jnp.ones(3))["out", "x"]
+    assert (f"cos({name})" in block.vjp_formula) == used
+    assert "y = out" not in block.where or "cos(y)" not in block.vjp_formula

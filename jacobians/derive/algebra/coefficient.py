@@ -11,7 +11,7 @@ is always known.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import isfinite
 from typing import NamedTuple
@@ -76,6 +76,8 @@ def multiply(a: Coefficient, b: Coefficient) -> Coefficient:
             if len(p.factors) + len(q.factors) > MAX_FACTORS:
                 return opaque(depends)
             scale = p.scale * q.scale
+            if scale and not TINY <= abs(scale) <= HUGE:
+                return opaque(depends)
             rounded = p.rounded or q.rounded or not is_product(scale, p.scale, q.scale)
             products.append(Product(scale, tuple(sorted(p.factors + q.factors)), rounded))
     return Coefficient(tuple(products), depends)
@@ -106,11 +108,11 @@ def add(a: Coefficient, b: Coefficient, hidden: Callable[[int], bool]) -> Coeffi
             total[key] = Product(scale, first.factors, rounded)
         else:
             total[key] = product
-    # numbers that only round to opposite ones do not cancel
     products = tuple(p for p in total.values() if p.scale != 0.0 or p.rounded)
     if not products:
         return None
-    if len(products) > MAX_PRODUCTS:
+    # numbers that only round to opposite ones do not cancel; what is left of them no formula says
+    if len(products) > MAX_PRODUCTS or any(p.scale == 0.0 for p in products):
         return opaque(depends)
     return Coefficient(products, depends)
 
@@ -145,12 +147,16 @@ def variables(c: Coefficient) -> set[int]:
 
 
 def is_product(product: float, a: float, b: float) -> bool:
-    """Whether a product of two floats is rounded in no floating type that holds both."""
+    """Whether a product of two floats is the same in every type that is computed in.
+
+    0.1 · 3 is rounded, 0.5 · 3 is not; 2⁻¹⁰⁰ · 2⁻¹⁰⁰ is nothing in some types.
+    """
     if not (isfinite(product) and isfinite(a) and isfinite(b)):
         return False
     if abs(a) in (0.0, 1.0) or abs(b) in (0.0, 1.0):
         return True
-    return Fraction(a) * Fraction(b) == Fraction(product) and _is_no_longer(product, a, b)
+    exact = Fraction(a) * Fraction(b) == Fraction(product) and _is_no_longer(product, a, b)
+    return exact and all(SMALLEST <= abs(x) <= LARGEST for x in (a, b, product))
 
 
 def repeated(product: Product, times: int) -> Product:
@@ -161,14 +167,43 @@ def repeated(product: Product, times: int) -> Product:
     if times == 1:
         return product
     total, scale = product.scale * times, product.scale
-    exact = isfinite(total) and (times == 2 or _steps(scale) * times <= 1 << ADDED_BITS)
+    added = times == 2 or _steps(scale) * times <= 1 << ADDED_BITS
+    exact = isfinite(total) and added and _is_no_longer(total, scale, scale)
     return product._replace(scale=total, rounded=product.rounded or not exact)
 
 
 # significant bits of the shortest floating type that numbers are computed in, bfloat16, and of the
-# shortest one that sums are
+# shortest one that sums are added up in
 SHORTEST_BITS = 8
 ADDED_BITS = 24
+# the range of the type of the fewest exponents, float16, in which no bits are lost
+SMALLEST, LARGEST = 2.0**-14, 2.0**15
+# the range of single precision: what leaves it on the way is 0 or infinite there
+TINY, HUGE = 2.0**-126, 2.0**127
+
+
+def narrowed(c: Coefficient, bits: int, smallest: float, largest: float) -> Coefficient:
+    """The coefficient after a conversion to a narrower type, which rounds what does not fit.
+
+    x·(257/256) in eight bits is x or x·(258/256): numbers that are rounded do not cancel.
+
+    Args:
+        c: a coefficient.
+        bits: significant bits of the narrower type.
+        smallest: its least number with that many bits.
+        largest: its greatest power of two.
+    """
+
+    def fits(p: Product) -> bool:
+        size = abs(p.scale)
+        whole = _steps(p.scale).bit_length() <= bits
+        return not p.factors and whole and (size == 0.0 or smallest <= size <= largest)
+
+    if c.products is None or all(p.rounded or fits(p) for p in c.products):
+        return c
+    return replace(
+        c, products=tuple(p._replace(rounded=p.rounded or not fits(p)) for p in c.products)
+    )
 
 
 def _steps(x: float) -> int:
@@ -184,7 +219,7 @@ def _is_no_longer(result: float, a: float, b: float) -> bool:
 
 
 def _is_sum(total: float, a: float, b: float) -> bool:
-    """Whether a sum of two floats is rounded in no floating type that holds both."""
+    """Whether a sum of two floats is the same in every type that holds both."""
     if not (isfinite(total) and isfinite(a) and isfinite(b)):
         return False
     if total == 0.0:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from jacobians import program
 from jacobians.derive.facts.radius import (
     Array,
     Radius,
@@ -102,7 +103,7 @@ def _moved(
             sent.append(x)
     try:
         made = moved(sent)
-    except ValueError:
+    except program.REFUSALS:
         # a radius that cannot be moved is unknown: wide, never wrong
         return [unknown(y) for y in results]
     return [tidy(np.abs(np.asarray(m, np.float64))) for m in made]

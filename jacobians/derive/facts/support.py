@@ -63,7 +63,7 @@ def _spread(mask: Mask | None, shape: tuple[int, ...]) -> Mask | None:
 
 
 def _zeros(tape: Tape, number: int, find: Finder) -> Mask | None:
-    """The same for scalars, which are 0 or not."""
+    """The known zeros of a value; a scalar is 0 or not."""
     if tape.values[number].shape:
         return find(number)
     known = tape.certain(number)

@@ -60,9 +60,8 @@ def test_a_rounded_scale_is_marked_and_does_not_cancel():
     made = coefficients.multiply(third, three)
     assert made.products[0].rounded
     assert not coefficients.multiply(_one(0.5), three).products[0].rounded
-    left = coefficients.add(made, _one(-0.1 * 3.0), lambda v: False)
-    assert left is not None
-    assert left.products[0].rounded
+    # what rounding leaves of the difference no formula says
+    assert coefficients.add(made, _one(-0.1 * 3.0), lambda v: False) == coefficients.OPAQUE
     # 2⁵³ + 1 is no float
     assert coefficients.add(_one(2.0**53, X), _one(1.0, X), lambda v: False).products[0].rounded
 
@@ -88,3 +87,20 @@ def test_one_changes_nothing():
     assert coefficients.multiply(a, ONE) is a
     assert coefficients.multiply(coefficients.OPAQUE, a) == coefficients.opaque(frozenset({3}))
     assert coefficients.rename(ONE, {1: affine.ZERO}) is ONE
+
+
+def test_what_leaves_the_range_of_a_type_is_not_exact():
+    # in float16 2⁻¹⁶ is no number of full precision, in float32 2⁻²⁰⁰ is 0
+    assert coefficients.multiply(_one(2.0**-8), _one(2.0**-8)).products[0].rounded
+    assert coefficients.multiply(_one(2.0**-100), _one(2.0**-100)).products is None
+    assert not coefficients.multiply(_one(2.0**-6), _one(2.0**-8)).products[0].rounded
+
+
+def test_a_narrower_type_rounds_what_does_not_fit():
+    eight_bits = (8, 2.0**-126, 2.0**127)
+    fits, does_not = _one(1.0), _one(257 / 256)
+    assert coefficients.narrowed(fits, *eight_bits) is fits
+    assert coefficients.narrowed(does_not, *eight_bits).products[0].rounded
+    assert coefficients.narrowed(_one(1.0, X), *eight_bits).products[0].rounded
+    assert coefficients.narrowed(_one(2.0**-130), *eight_bits).products[0].rounded
+    assert coefficients.narrowed(coefficients.OPAQUE, *eight_bits) is coefficients.OPAQUE

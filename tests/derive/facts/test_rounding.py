@@ -16,6 +16,19 @@ from jacobians.program.view import trace
 X = jnp.arange(1.0, 8.0)
 TENTHS = np.float32(0.1) * np.arange(7, dtype=np.float32)
 
+C = np.float32(257 / 256)
+
+
+def times(x, count):
+    """A number added up so many times."""
+    return jnp.sum(jnp.broadcast_to(x, (count,)))
+
+
+def half(x):
+    """The first of the numbers in half precision."""
+    return x[0].astype(jnp.bfloat16)
+
+
 # functions of seven numbers, and how many entries are proved possible at most
 FUNCTIONS = {
     "cubic resize": (lambda x: jax.image.resize(x, (3,), "cubic"), None),
@@ -45,6 +58,23 @@ FUNCTIONS = {
     "products in another order": (lambda x: x * 0.1 * 0.3 * 17.0 - x * 17.0 * 0.3 * 0.1, 7),
     "whole numbers in another order": (lambda x: x * 3.0 * 5.0 * 17.0 - x * 17.0 * 3.0 * 5.0, 0),
     "the same product again": (lambda x: x * 0.1 * 0.25 - x * 0.25 * 0.1, 0),
+    "through a narrower type": (
+        lambda x: (x * C).astype(jnp.bfloat16).astype(x.dtype) - x * C,
+        7,
+    ),
+    "through fewer digits": (lambda x: jax.lax.reduce_precision(x * C, 8, 3) - x * C, 7),
+    "a value through a narrower type": (
+        lambda x: (x * x).astype(jnp.bfloat16).astype(x.dtype) - x * x,
+        7,
+    ),
+    "a sum that its type cannot hold": (
+        lambda x: times(half(x), 771)[None] - times(times(half(x), 257), 3)[None],
+        1,
+    ),
+    "out of range and back": (
+        lambda x: x * np.float32(2.0**-100) * np.float32(2.0**-100) * np.float32(2.0**100) - x,
+        7,
+    ),
     "infinite scores": (
         lambda x: jnp.exp(jnp.where(jnp.arange(7) < 3, 0.0, -jnp.inf)) * x,
         3,
@@ -126,7 +156,8 @@ def test_equal_numbers_added_up_with_rounding_do_not_cancel():
     [
         (1.0, 1 << 24, False),
         (1.0, (1 << 24) + 1, True),
-        (-0.75, 1000, False),
+        (-0.75, 1000, True),
+        (-0.75, 512, False),
         (float(np.float32(0.1)), 2, False),
         (float(np.float32(0.1)), 4, True),
         (0.1, 1, False),
