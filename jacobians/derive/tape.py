@@ -277,7 +277,7 @@ def _results(node: Node, operands: Sequence[Any], dtype: Any) -> list[Any] | Non
     try:
         with program.outside_any_trace(program.has_double(node.equation)):
             return [_as_array(r) for r in program.evaluate(node.equation, operands)]
-    except program.REFUSALS:
+    except program.FAILURES:
         # a constant that cannot be computed here is an unknown one: wide, never wrong
         return None
 

@@ -34,6 +34,7 @@ from jacobians.program.source import (
 )
 from jacobians.program.view import (
     CUSTOM_RULES,
+    FAILURES,
     LOOPS,
     REFUSALS,
     Program,
@@ -75,6 +76,7 @@ from jacobians.program.view import (
 
 __all__ = [
     "CUSTOM_RULES",
+    "FAILURES",
     "JAX_FOLDER",
     "LOOPS",
     "OWN_FOLDER",

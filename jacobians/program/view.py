@@ -29,12 +29,18 @@ Value = TypeVar("Value")
 
 CUSTOM_RULES = named(Does.CUSTOM_RULE)
 # what JAX raises of an operation that it cannot trace, differentiate or run here: a wrong type, a
-# wrong shape, no rule, no backend, a name of a device axis that nothing binds, NaN where
-# `jax_debug_nans` looks for them; and what another library's operation raises of its operands
+# wrong shape, no rule, no backend, a name of a device axis that nothing binds, and NaN where
+# `jax_debug_nans` looks for them
 REFUSALS = (
-    *(TypeError, ValueError, NotImplementedError, RuntimeError, NameError),
-    *(ArithmeticError, LookupError, AssertionError),
+    TypeError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    NameError,
+    ArithmeticError,
 )
+# the same, and what an operation of another library raises of numbers that it cannot take
+FAILURES = (*REFUSALS, LookupError, AssertionError)
 
 # operations that run programs inside them as often as their operands say
 LOOPS = ("scan", "while", "cond")

@@ -117,6 +117,14 @@ def test_a_rule_that_fails_when_it_is_traced_is_said_to_be_left_out():
     assert any("'broken' could not be traced (KeyError)" in note for note in explanation.notes)
 
 
+def test_a_constant_that_jax_refuses_to_compute_is_unknown():
+    def f(x):
+        return jnp.sum(x) * jnp.where(True, 1.0, jnp.float32(0) / jnp.zeros(()))
+
+    with jax.debug_nans(True):
+        assert explain(f, jnp.ones(2)).blocks[0].nnz == 2
+
+
 def test_a_primitive_that_computes_with_numbers_only_is_wide_and_said_so():
     opaque = primitive("opaque", lambda x: np.sin(np.asarray(x)))
     explanation = explain(opaque.bind, jnp.ones(3))

@@ -103,7 +103,7 @@ def _moved(
             sent.append(x)
     try:
         made = moved(sent)
-    except program.REFUSALS:
+    except program.FAILURES:
         # a radius that cannot be moved is unknown: wide, never wrong
         return [unknown(y) for y in results]
     return [tidy(np.abs(np.asarray(m, np.float64))) for m in made]

@@ -98,7 +98,7 @@ def _summed(tape: Tape, node: Node, number: int, find: Finder) -> Mask | None:
                 # of several updates of one entry any may come last
                 written = [np.zeros_like(operands[0]), *operands[1:]]
                 made = np.abs(made) + np.abs(_added(params, written))
-    except program.REFUSALS:
+    except program.FAILURES:
         # what cannot be computed here says nothing: wide, never wrong
         return None
     # what is filled in outside may be NaN
